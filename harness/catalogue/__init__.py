@@ -1,0 +1,1 @@
+"""What exists and what is predicted: frozen values and pure functions, no input or output."""

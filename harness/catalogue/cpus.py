@@ -1,0 +1,97 @@
+"""The CPU models a machine can have, and what each does with a wrongly signed return address."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+from harness.catalogue.names import named
+
+
+class PacAlgorithm(Enum):
+    """How a CPU computes authentication codes (Arm ARM, ID_AA64ISAR1_EL1.APA/API, ID_AA64ISAR2_EL1.APA3)."""
+
+    QARMA5 = "qarma5"
+    QARMA3 = "qarma3"
+    IMPDEF = "impdef"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuModel:
+    """One CPU model.
+
+    ``qemu`` is the argument of ``-cpu``; ``pac`` says whether the CPU authenticates pointers,
+    ``fpac`` whether a failed authentication faults at once (SIGILL) instead of leaving a
+    broken pointer (SIGSEGV); ``core_of`` names a product with this core.
+    """
+
+    name: str
+    qemu: str
+    pac: bool
+    fpac: bool
+    algorithm: PacAlgorithm | None
+    core_of: str = ""
+    note: str = ""
+
+
+def _catalogue(*models: CpuModel) -> Mapping[str, CpuModel]:
+    return MappingProxyType({model.name: model for model in sorted(models, key=lambda model: model.name)})
+
+
+CPUS: Mapping[str, CpuModel] = _catalogue(
+    CpuModel(
+        name="neoverse-v1",
+        qemu="neoverse-v1",
+        pac=True,
+        fpac=False,
+        algorithm=PacAlgorithm.QARMA5,
+        core_of="Graviton3",
+        note="the core of the machine in the upstream report",
+    ),
+    CpuModel(name="neoverse-n2", qemu="neoverse-n2", pac=True, fpac=True, algorithm=PacAlgorithm.QARMA5),
+    CpuModel(name="cortex-a710", qemu="cortex-a710", pac=True, fpac=True, algorithm=PacAlgorithm.QARMA5),
+    CpuModel(
+        name="max",
+        qemu="max",
+        pac=True,
+        fpac=True,
+        algorithm=PacAlgorithm.IMPDEF,
+        note="IMPDEF is QEMU's default algorithm since 10.0; its result is not that of any silicon",
+    ),
+    CpuModel(
+        name="max-qarma3",
+        qemu="max,pauth-qarma3=on",
+        pac=True,
+        fpac=True,
+        algorithm=PacAlgorithm.QARMA3,
+        note="slow to emulate",
+    ),
+    CpuModel(
+        name="max-qarma5",
+        qemu="max,pauth-qarma5=on",
+        pac=True,
+        fpac=True,
+        algorithm=PacAlgorithm.QARMA5,
+        note="slow to emulate",
+    ),
+    CpuModel(
+        name="max-nopauth",
+        qemu="max,pauth=off",
+        pac=False,
+        fpac=False,
+        algorithm=None,
+        note="control: every other feature of max",
+    ),
+    CpuModel(
+        name="neoverse-n1", qemu="neoverse-n1", pac=False, fpac=False, algorithm=None, core_of="Graviton2"
+    ),
+    CpuModel(name="cortex-a57", qemu="cortex-a57", pac=False, fpac=False, algorithm=None),
+)
+
+DEFAULT_CPU = CPUS["neoverse-v1"]
+CONTROL_CPU = CPUS["neoverse-n1"]  # the control arm without pointer authentication
+
+
+def cpu(name: str) -> CpuModel:
+    """Return the model ``name``; raise UsageError listing near names otherwise."""
+    return named(CPUS, "CPU", name)

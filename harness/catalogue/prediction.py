@@ -1,0 +1,130 @@
+"""The prediction: what a scenario should end in, from rules and nothing that was observed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from harness.catalogue.outcome import Outcome
+from harness.catalogue.scenario import KeyModule, Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The predicted outcome, the facts it follows from, and the reason in a sentence."""
+
+    outcome: Outcome
+    signed_pointers_live: bool
+    keys_reach_target: bool
+    target_authenticates: bool
+    fpac: bool
+    same_algorithm: bool
+    why: str
+
+
+def predict(scenario: Scenario) -> Prediction:
+    """Return what ``scenario`` should end in."""
+    source, target = scenario.source.cpu, scenario.target.cpu
+    outcome, why = _outcome(scenario)
+    return Prediction(
+        outcome=outcome,
+        signed_pointers_live=source.pac and _signs(scenario),
+        keys_reach_target=_keys_carried(scenario) and target.pac,
+        target_authenticates=target.pac,
+        fpac=target.fpac,
+        same_algorithm=source.algorithm is target.algorithm,
+        why=why,
+    )
+
+
+def premises(scenario: Scenario) -> Mapping[str, bool | None]:
+    """Return what ``scenario`` rests on, by name, in the order in which it can be observed.
+
+    source_pac, target_pac: HWCAP_PACA in the machine.
+    interpreter_protected, libc_protected: signing instructions in the program and in its libc.
+    signed_frames_live: the stopped task has a signed saved LR.
+    keys_change: keys that nothing carried differ from the dumped task's: those of a fresh exec
+    in the target in every arm, the restored task's too in an arm where nothing carries keys.
+    None where one of the machines has no keys to compare.
+    """
+    source, target = scenario.source.cpu, scenario.target.cpu
+    return MappingProxyType(
+        {
+            "source_pac": source.pac,
+            "target_pac": target.pac,
+            "interpreter_protected": _binary_protected(scenario),
+            "libc_protected": scenario.base.protected,
+            "signed_frames_live": source.pac and _signs(scenario),
+            "keys_change": True if source.pac and target.pac else None,
+        }
+    )
+
+
+def _binary_protected(scenario: Scenario) -> bool:
+    """Whether the program itself signs: an interpreter is the base's, a compiled program the workload's."""
+    if scenario.workload.language == "python":
+        return scenario.base.protected
+    return scenario.workload.protected
+
+
+def _signs(scenario: Scenario) -> bool:
+    """Whether there is signing code anywhere in the process: half an unprotected userland is no control."""
+    return _binary_protected(scenario) or scenario.base.protected
+
+
+def _keys_carried(scenario: Scenario) -> bool:
+    """Whether something saves the keys of the source and loads them in the target."""
+    if not scenario.source.cpu.pac:
+        return False
+    by_criu = scenario.criu_dump.native_keys and scenario.criu_restore.native_keys
+    return by_criu or scenario.module is KeyModule.PLUGIN
+
+
+def _outcome(scenario: Scenario) -> tuple[Outcome, str]:
+    target = scenario.target.cpu
+    if refusal := _refusal(scenario):
+        return Outcome.RESTORE_REFUSED, refusal
+    if reason := _harmless(scenario):
+        return Outcome.SURVIVED, reason
+    if not target.pac:
+        reason = "the target ignores authentication and returns to an address that still carries its code"
+        return Outcome.SIGNED_PC_FAULT, reason
+    return Outcome.FPAC_FAULT if target.fpac else Outcome.SIGNED_PC_FAULT, _mismatch(scenario)
+
+
+def _refusal(scenario: Scenario) -> str | None:
+    """Return why a restore is refused before anything runs, or None.
+
+    The key module compares the machines and refuses one that cannot honour the image; CRIU
+    with native keys only asks for the feature, not for the algorithm.
+    """
+    source, target = scenario.source.cpu, scenario.target.cpu
+    if source.pac and not target.pac and _keys_carried(scenario):
+        return "the image carries keys and the target has no pointer authentication"
+    if scenario.module is not KeyModule.PLUGIN:
+        return None
+    if target.pac and not source.pac:
+        return "the key module refuses an image from a CPU without pointer authentication on one with it"
+    if source.algorithm is not target.algorithm:
+        return "the key module refuses an image signed under another algorithm"
+    return None
+
+
+def _harmless(scenario: Scenario) -> str | None:
+    """Return why every return in the target works, or None."""
+    source, target = scenario.source.cpu, scenario.target.cpu
+    if not _signs(scenario):
+        return "no branch protection: no return address is signed or authenticated"
+    if not source.pac and not target.pac:
+        return "neither CPU signs or authenticates"
+    if target.pac and source.algorithm is target.algorithm and _keys_carried(scenario):
+        return "every live return address is authenticated with the key that signed it"
+    return None
+
+
+def _mismatch(scenario: Scenario) -> str:
+    """Return why authentication in the target fails."""
+    if not scenario.source.cpu.pac:
+        return "the target authenticates return addresses that the source never signed"
+    if not _keys_carried(scenario):
+        return "the keys that signed the live return addresses do not reach the target"
+    return "the same keys give other codes under the target's algorithm"

@@ -1,0 +1,76 @@
+"""Scenario: one cell of the matrix, everything a run depends on, as data."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from harness.catalogue.bases import Base
+from harness.catalogue.cpus import CpuModel
+from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.kernels import Kernel
+from harness.catalogue.workloads import Workload
+
+
+class KeyModule(Enum):
+    """What carries PAC keys when CRIU does not."""
+
+    NONE = "none"
+    PLUGIN = "plugin"
+
+
+class Driver(Enum):
+    """Who calls CRIU."""
+
+    CRIU = "criu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """What a machine is made of, as far as it decides an outcome."""
+
+    cpu: CpuModel
+    kernel: Kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """``cycles`` times: ``criu_dump`` dumps on ``source``, ``criu_restore`` restores on ``target``."""
+
+    source: MachineSpec
+    target: MachineSpec
+    criu_dump: CriuBuild
+    criu_restore: CriuBuild
+    module: KeyModule
+    workload: Workload
+    base: Base
+    driver: Driver
+    cycles: int = 1
+
+    @property
+    def id(self) -> str:
+        """Stable readable name; SRC:DST where source and target (or dump and restore) differ."""
+        parts = [
+            _pair(self.criu_dump.name, self.criu_restore.name),
+            "k" + _pair(self.source.kernel.name, self.target.kernel.name),
+            _pair(self.source.cpu.name, self.target.cpu.name),
+            self.base.name,
+            self.workload.name,
+            self.driver.value,
+            self.module.value,
+        ]
+        if self.cycles != 1:
+            parts.append(f"x{self.cycles}")
+        return "-".join(parts)
+
+    @property
+    def slug(self) -> str:
+        """The id as a directory name: artifact stores and volume options take no colon."""
+        return self.id.replace(":", "_to_")
+
+    @property
+    def crosses_machines(self) -> bool:
+        """Whether the images go to a machine of another kind."""
+        return self.source != self.target
+
+
+def _pair(source: str, target: str) -> str:
+    return source if source == target else f"{source}:{target}"

@@ -1,0 +1,228 @@
+"""Scenarios, predictions, known issues and verdicts, cell by cell as measured (facts by section)."""
+
+import dataclasses
+
+import pytest
+
+from harness.catalogue.bases import BASES, Base
+from harness.catalogue.cpus import CPUS
+from harness.catalogue.criu_builds import CRIU_BUILDS, CriuBuild
+from harness.catalogue.kernels import KERNELS
+from harness.catalogue.known_issues import KNOWN_ISSUES, KnownIssue, known_issue
+from harness.catalogue.outcome import Outcome, Premise, Verdict
+from harness.catalogue.prediction import predict, premises
+from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
+from harness.catalogue.verdict import judge
+from harness.catalogue.workloads import Workload, parse_workload
+
+STOCK = CRIU_BUILDS["3.17.1"]
+NATIVE = CriuBuild(name="4.2.1", package_group="criu-4.2.1", native_keys=True, plugin_hooks=13, label="4.2.1")
+SLEEPER = parse_workload(
+    'name = "python-sleeper"\nargv = ["python3"]\nready = "r"\nprogress = "p"\n'
+    'tick_seconds = 0.3\nwatch_ticks = 5\nlanguage = "python"\n',
+    "here",
+)
+C_CONTROL = dataclasses.replace(SLEEPER, name="c-unprotected", language="c", protected=False)
+C_FRAMES = dataclasses.replace(SLEEPER, name="c-frames", language="c")
+
+
+def cell(
+    cpu: str = "neoverse-v1",
+    *,
+    criu: tuple[CriuBuild, CriuBuild] = (STOCK, STOCK),
+    module: KeyModule = KeyModule.NONE,
+    workload: Workload = SLEEPER,
+    base: Base = BASES["debian-13"],
+    kernel: str = "6.1",
+    cycles: int = 1,
+) -> Scenario:
+    source, _, target = cpu.partition(":")
+    guest = dataclasses.replace(KERNELS["6.1"], name=kernel)
+    return Scenario(
+        source=MachineSpec(cpu=CPUS[source], kernel=guest),
+        target=MachineSpec(cpu=CPUS[target or source], kernel=guest),
+        criu_dump=criu[0],
+        criu_restore=criu[1],
+        module=module,
+        workload=workload,
+        base=base,
+        driver=Driver.CRIU,
+        cycles=cycles,
+    )
+
+
+def test_ids_show_both_sides_only_where_they_differ() -> None:
+    assert cell().id == "3.17.1-k6.1-neoverse-v1-debian-13-python-sleeper-criu-none"
+    crossing = cell("neoverse-v1:neoverse-n1", criu=(STOCK, NATIVE), module=KeyModule.PLUGIN, cycles=5)
+    assert crossing.id == "3.17.1:4.2.1-k6.1-neoverse-v1:neoverse-n1-debian-13-python-sleeper-criu-plugin-x5"
+    assert ":" not in crossing.slug
+    assert crossing.crosses_machines
+    assert not cell().crosses_machines
+
+
+@pytest.mark.parametrize(
+    ("cpu", "outcome"),
+    [
+        ("neoverse-v1", Outcome.SIGNED_PC_FAULT),
+        ("neoverse-n2", Outcome.FPAC_FAULT),
+        ("cortex-a710", Outcome.FPAC_FAULT),
+        ("max", Outcome.FPAC_FAULT),
+        ("max-qarma3", Outcome.FPAC_FAULT),
+        ("max-qarma5", Outcome.FPAC_FAULT),
+        ("neoverse-n1", Outcome.SURVIVED),
+        ("cortex-a57", Outcome.SURVIVED),
+        ("max-nopauth", Outcome.SURVIVED),
+    ],
+)
+def test_the_cpu_decides_the_signal_of_the_stock_arm(cpu: str, outcome: Outcome) -> None:
+    assert predict(cell(cpu)).outcome is outcome
+    assert predict(cell(cpu, module=KeyModule.PLUGIN)).outcome is Outcome.SURVIVED
+    assert predict(cell(cpu, criu=(NATIVE, NATIVE))).outcome is Outcome.SURVIVED
+    assert predict(cell(cpu, base=BASES["debian-12"])).outcome is Outcome.SURVIVED
+
+
+@pytest.mark.parametrize(
+    ("cpu", "criu", "module", "outcome"),
+    [
+        ("neoverse-v1:neoverse-n1", (STOCK, STOCK), KeyModule.NONE, Outcome.SIGNED_PC_FAULT),
+        ("neoverse-n2:neoverse-n1", (STOCK, STOCK), KeyModule.NONE, Outcome.SIGNED_PC_FAULT),
+        ("neoverse-v1:neoverse-n1", (NATIVE, NATIVE), KeyModule.NONE, Outcome.RESTORE_REFUSED),
+        ("neoverse-v1:neoverse-n1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.RESTORE_REFUSED),
+        ("neoverse-n1:neoverse-v1", (STOCK, STOCK), KeyModule.NONE, Outcome.SIGNED_PC_FAULT),
+        ("neoverse-n1:neoverse-n2", (NATIVE, NATIVE), KeyModule.NONE, Outcome.FPAC_FAULT),
+        ("neoverse-n1:neoverse-v1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.RESTORE_REFUSED),
+        ("max-qarma5:max", (NATIVE, NATIVE), KeyModule.NONE, Outcome.FPAC_FAULT),
+        ("max-qarma5:max", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.RESTORE_REFUSED),
+        ("neoverse-n2:neoverse-v1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.SURVIVED),
+        ("neoverse-v1", (STOCK, NATIVE), KeyModule.NONE, Outcome.SIGNED_PC_FAULT),
+    ],
+)
+def test_across_machines_and_versions(
+    cpu: str, criu: tuple[CriuBuild, CriuBuild], module: KeyModule, outcome: Outcome
+) -> None:
+    assert predict(cell(cpu, criu=criu, module=module)).outcome is outcome
+
+
+def test_the_facts_behind_a_prediction() -> None:
+    stock = predict(cell())
+    assert stock.signed_pointers_live
+    assert stock.target_authenticates
+    assert stock.same_algorithm
+    assert not stock.keys_reach_target
+    assert not stock.fpac
+    assert "do not reach" in stock.why
+    module = predict(cell(module=KeyModule.PLUGIN))
+    assert module.keys_reach_target
+    assert dataclasses.replace(module, keys_reach_target=False, outcome=stock.outcome, why=stock.why) == stock
+
+
+def test_half_an_unprotected_userland_is_no_control() -> None:
+    assert predict(cell(workload=C_CONTROL)).outcome is Outcome.SIGNED_PC_FAULT  # its libc signs
+    assert predict(cell(workload=C_FRAMES, base=BASES["debian-12"])).outcome is Outcome.SIGNED_PC_FAULT
+    assert predict(cell(workload=C_CONTROL, base=BASES["debian-12"])).outcome is Outcome.SURVIVED
+
+
+def test_premises_differ_between_arms_in_nothing_but_what_the_arm_changes() -> None:
+    stock = premises(cell())
+    assert list(stock) == [
+        *("source_pac", "target_pac", "interpreter_protected", "libc_protected"),
+        *("signed_frames_live", "keys_change"),
+    ]
+    assert all(declared is True for declared in stock.values())
+    assert premises(cell(module=KeyModule.PLUGIN)) == stock
+    assert [name for name, declared in premises(cell("neoverse-n1")).items() if declared] == [
+        "interpreter_protected",
+        "libc_protected",
+    ]
+    assert premises(cell("neoverse-n1"))["keys_change"] is None
+    unprotected = premises(cell(base=BASES["debian-12"]))
+    assert [name for name, declared in unprotected.items() if declared] == [
+        "source_pac",
+        "target_pac",
+        "keys_change",
+    ]
+    assert premises(cell(workload=C_CONTROL))["libc_protected"] is True
+    assert premises(cell(workload=C_CONTROL))["interpreter_protected"] is False
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_premise_that_was_not_observed_does_not_hold(declared: bool) -> None:  # noqa: FBT001
+    premise = Premise(name="source_pac", declared=declared)
+    assert not premise.holds
+    assert dataclasses.replace(premise, observed=declared).holds
+    assert not dataclasses.replace(premise, observed=not declared).holds
+
+
+def test_a_premise_without_meaning_holds_while_nothing_is_observed() -> None:
+    assert Premise(name="keys_change", declared=None).holds
+    assert not Premise(name="keys_change", declared=None, observed=False).holds
+
+
+def test_no_entry_of_the_table_matches_the_main_job() -> None:
+    for cpu in CPUS:
+        for module in KeyModule:
+            assert known_issue(cell(cpu, module=module)) is None
+
+
+def test_the_vdso_of_newer_kernels_is_known_for_3_17_1_only() -> None:
+    assert known_issue(cell(kernel="6.8")) is None
+    found = known_issue(cell(kernel="6.12"))
+    assert found is not None
+    assert (found.id, found.outcome) == ("vdso-dt-hash", Outcome.DUMP_FAILED)
+    assert known_issue(cell(kernel="6.12", criu=(NATIVE, NATIVE))) is None
+
+
+def test_an_entry_that_predicts_what_the_rules_do_has_no_place() -> None:
+    for entry in KNOWN_ISSUES:
+        assert entry.outcome is not predict(cell(kernel="6.12")).outcome
+        assert entry.url.startswith("https://github.com/")
+    assert len({entry.id for entry in KNOWN_ISSUES}) == len(KNOWN_ISSUES)
+
+
+def _issue(outcome: Outcome, identity: str = "x") -> KnownIssue:
+    return KnownIssue(
+        id=identity, title="", url="", matches=lambda _: True, outcome=outcome, since=None, until=None
+    )
+
+
+def test_a_table_that_contradicts_itself_is_refused() -> None:
+    table = [_issue(Outcome.HUNG, "one"), _issue(Outcome.SURVIVED, "two")]
+    with pytest.raises(ValueError, match="matches one and two"):
+        known_issue(cell(), table)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "known", "actual", "verdict"),
+    [
+        (Outcome.SURVIVED, None, Outcome.SURVIVED, Verdict.AS_PREDICTED),
+        (Outcome.FPAC_FAULT, None, Outcome.FPAC_FAULT, Verdict.AS_PREDICTED),
+        (Outcome.SURVIVED, None, Outcome.STATE_LOST, Verdict.REGRESSION),
+        (Outcome.SURVIVED, None, Outcome.SIGNED_PC_FAULT, Verdict.REGRESSION),
+        (Outcome.SIGNED_PC_FAULT, None, Outcome.SURVIVED, Verdict.FIXED),
+        (Outcome.SIGNED_PC_FAULT, None, Outcome.FPAC_FAULT, Verdict.REGRESSION),
+        (Outcome.SIGNED_PC_FAULT, None, Outcome.RESTORE_REFUSED, Verdict.FIXED),
+        (Outcome.RESTORE_REFUSED, None, Outcome.DUMP_FAILED, Verdict.REGRESSION),
+        (Outcome.RESTORE_REFUSED, Outcome.HUNG, Outcome.HUNG, Verdict.KNOWN_ISSUE),
+        (Outcome.RESTORE_REFUSED, Outcome.HUNG, Outcome.RESTORE_REFUSED, Verdict.FIXED),
+        (Outcome.SURVIVED, Outcome.DUMP_FAILED, Outcome.SURVIVED, Verdict.FIXED),
+        (Outcome.SURVIVED, Outcome.DUMP_FAILED, Outcome.HUNG, Verdict.REGRESSION),
+        (Outcome.SURVIVED, Outcome.HUNG, Outcome.INVALID, Verdict.INVALID),
+        (Outcome.SURVIVED, None, Outcome.INVALID, Verdict.INVALID),
+        (Outcome.SURVIVED, None, Outcome.INFRA_ERROR, Verdict.ERROR),
+    ],
+)
+def test_verdicts(predicted: Outcome, known: Outcome | None, actual: Outcome, verdict: Verdict) -> None:
+    assert judge(predicted, None if known is None else _issue(known), actual) is verdict
+
+
+def test_nothing_but_what_was_expected_is_green() -> None:
+    for predicted in Outcome:
+        for actual in Outcome:
+            assert judge(predicted, None, actual).is_green == (actual is predicted and actual.is_conclusive)
+
+
+def test_every_outcome_answers_every_question() -> None:
+    for outcome in Outcome:
+        assert outcome.value == outcome.name.lower()
+        assert (outcome.damage >= 0) == outcome.is_conclusive
+        assert not outcome.is_pac_fault or outcome.is_fault
