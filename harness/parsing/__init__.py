@@ -1,0 +1,1 @@
+"""Bytes or text in, dataclass out: what kernels, cores, programs and CRIU say."""
