@@ -1,0 +1,156 @@
+"""Which packages the harness is made of, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """A suite to look in; ``preferred`` are name patterns for which it goes before the others."""
+
+    name: str
+    components: tuple[str, ...] = ("main",)
+    preferred: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageGroup:
+    """A closure of ``roots``, less what ``exclude`` names with a reason and the group ``beyond``."""
+
+    name: str
+    distribution: str
+    suites: tuple[Suite, ...]
+    architecture: str
+    roots: tuple[str, ...]
+    exclude: Mapping[str, str] = field(default_factory=dict)
+    beyond: str | None = None
+    locked: bool = True
+
+
+def group(name: str, known: Mapping[str, PackageGroup] | None = None) -> PackageGroup:
+    """Return the group ``name`` of ``known`` (default: the harness's own).
+
+    Raises UsageError listing the known ones.
+    """
+    groups = GROUPS if known is None else known
+    try:
+        return groups[name]
+    except KeyError:
+        raise UsageError(f"no package group {name}; there are {', '.join(sorted(groups))}") from None
+
+
+def _excluded(reason: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys(names, reason)
+
+
+_TRIXIE = (Suite(name="trixie"),)
+_BOOKWORM = (Suite(name="bookworm"),)
+_HOST_SUITES = (
+    Suite(name="trixie"),
+    Suite(name="trixie-backports", preferred=("qemu-*",)),
+)
+_SCRIPTS = "used by maintainer scripts only, and none is run"
+
+_HOST_EXCLUDE = {
+    **_excluded("firmware: the guest kernel is loaded directly", "ipxe-qemu", "seabios", "qemu-efi-aarch64"),
+    **_excluded(_SCRIPTS, "adduser", "debconf", "dpkg", "init-system-helpers", "passwd", "sensible-utils"),
+}
+_KERNEL_EXCLUDE = _excluded(
+    "only vmlinuz and the modules are used", "initramfs-tools", "linux-initramfs-tool", "linux-base", "kmod"
+)
+_GUEST_EXCLUDE = {
+    **_excluded(_SCRIPTS, "adduser", "awk", "debconf", "debianutils", "dpkg", "perl-base"),
+    **_excluded(_SCRIPTS, "init-system-helpers", "libcap2-bin", "sysvinit-utils"),
+    **_excluded("nobody logs in", "libpam-modules", "libpam-runtime", "passwd"),
+}
+_BASE_ROOTS = (
+    "base-files", "base-passwd", "bash", "coreutils", "dash", "libc-bin", "libc6", "sed", "grep",
+)  # fmt: skip
+_BASE_EXCLUDE = _excluded(_SCRIPTS, "awk", "debconf", "debianutils", "dpkg", "perl-base")
+
+
+def _base(
+    distribution: str, release: str, suites: tuple[Suite, ...], *, locked: bool = True
+) -> list[PackageGroup]:
+    base = PackageGroup(
+        name=f"base-{release}",
+        distribution=distribution,
+        suites=suites,
+        architecture="arm64",
+        roots=_BASE_ROOTS,
+        exclude=_BASE_EXCLUDE,
+        locked=locked,
+    )
+    python = PackageGroup(
+        name=f"python-{release}",
+        distribution=distribution,
+        suites=suites,
+        architecture="arm64",
+        roots=("python3-minimal",),
+        exclude=_BASE_EXCLUDE,
+        beyond=base.name,
+        locked=locked,
+    )
+    return [base, python]
+
+
+def _host_tools(architecture: str) -> PackageGroup:
+    return PackageGroup(
+        name=f"host-tools-{architecture}",
+        distribution="debian",
+        suites=_HOST_SUITES,
+        architecture=architecture,
+        roots=("qemu-system-arm", "erofs-utils", "kmod"),
+        exclude=_HOST_EXCLUDE,
+    )
+
+
+_ALL = [
+    _host_tools("amd64"),
+    _host_tools("arm64"),
+    PackageGroup(
+        name="kernel-6.1",
+        distribution="debian",
+        suites=_BOOKWORM,
+        architecture="arm64",
+        roots=("linux-image-cloud-arm64",),
+        exclude=_KERNEL_EXCLUDE,
+    ),
+    PackageGroup(
+        name="guest-root",
+        distribution="debian",
+        suites=_TRIXIE,
+        architecture="arm64",
+        roots=(
+            "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "docker.io", "iproute2",
+            "kmod", "libc-bin", "mount", "procps", "qemu-guest-agent", "tini", "util-linux",
+        ),
+        exclude=_GUEST_EXCLUDE,
+    ),
+    PackageGroup(
+        name="criu-3.17.1",
+        distribution="debian",
+        suites=_BOOKWORM,
+        architecture="arm64",
+        roots=("criu",),
+        exclude={
+            **_excluded("the crit tool is not used", "python3", "python3-protobuf", "python3-pycriu"),
+            **_excluded(_SCRIPTS, "dpkg", "sgml-base"),
+        },
+    ),
+    *_base("debian", "debian-13", _TRIXIE),
+    *_base("debian", "debian-12", _BOOKWORM),
+    # Ubuntu's archive could not be reached where the lock was made: resolved at run time.
+    *_base("ubuntu", "ubuntu-24.04", (Suite(name="noble"),), locked=False),
+    PackageGroup(
+        name="ubuntu-keyring",
+        distribution="debian",
+        suites=_TRIXIE,
+        architecture="arm64",
+        roots=("ubuntu-archive-keyring",),
+    ),
+]  # fmt: skip
+
+GROUPS: Mapping[str, PackageGroup] = {one.name: one for one in sorted(_ALL, key=lambda one: one.name)}
