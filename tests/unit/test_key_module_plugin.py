@@ -1,0 +1,281 @@
+"""The plugin's own decisions, on any host: real processes under ptrace, played register sets."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.process import CommandResult, check, run
+from harness.key_module.build import SOURCES
+from harness.key_module.keyfile import foreign_images, read_key_file
+from harness.provision.toolchain import compile_c
+
+HERE = Path(__file__).parent
+PAC = {"FAKE_PAC": "1"}
+NO_PERMISSION = 77
+
+Compile = Callable[[int], Path]
+
+
+def deadline() -> Deadline:
+    return Deadline.after(120, "the fake CRIU")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    directory = tmp_path_factory.mktemp("fake-criu")
+
+    def build(hooks: int) -> Path:
+        output = directory / f"fake-{hooks}"
+        sources = [HERE / "key_module_fake_criu.c", *SOURCES.glob("*.c")]
+        sources.remove(SOURCES / "regsets.c")
+        flags = ["-std=gnu11", "-O1", "-rdynamic", "-pthread", f"-I{SOURCES}", f"-DFAKE_HOOKS={hooks}"]
+        if compiler := shutil.which("cc"):
+            words = [compiler, *flags, "-Wall", "-Wextra", "-Werror", *map(str, sources), "-o", str(output)]
+            check(words, deadline())
+            return output
+        return compile_c(sources, output, target="native", flags=flags, cache_root=directory / "zig")
+
+    return build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeCriu:
+    program: Path
+    images: Path
+
+    def __call__(self, command: str, **environment: str) -> CommandResult:
+        clean = {name: value for name, value in os.environ.items() if name != "CRIU_PAC_POLICY"}
+        result = run([self.program, command, self.images], deadline(), env={**clean, **environment})
+        if result.returncode == NO_PERMISSION:
+            pytest.skip("ptrace of a child is not permitted here")
+        return result
+
+
+@pytest.fixture(scope="module")
+def program(compiled: Compile) -> Path:
+    return compiled(10)
+
+
+@pytest.fixture
+def criu(program: Path, tmp_path: Path) -> FakeCriu:
+    return FakeCriu(program=program, images=tmp_path)
+
+
+@pytest.fixture
+def dumped(criu: FakeCriu) -> FakeCriu:
+    assert criu("cycle", **PAC).returncode == 0
+    return criu
+
+
+def lines(result: CommandResult) -> list[str]:
+    return result.text.splitlines()
+
+
+def the_error(result: CommandResult) -> str:
+    """The one line an operator has to find in CRIU's log."""
+    errors = [line for line in result.error_text.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("pac-key-module: error: ")
+    return errors[0]
+
+
+def test_every_thread_gets_its_own_keys_and_mask_back(criu: FakeCriu) -> None:
+    result = criu("cycle", **PAC)
+    assert result.returncode == 0
+    assert "WRONG KEY" not in result.text
+    for written in ("paca 64", "pacg 16", "enabled 8"):
+        assert lines(result).count(written) == 3
+    assert lines(result).count("late 1") == 2  # -ENOTSUP each time
+    assert result.error_text.splitlines()[-1] == "pac-key-module: keys of 3 threads loaded"
+
+
+def test_the_key_file_is_private_bound_and_readable_by_python(dumped: FakeCriu) -> None:
+    path = dumped.images / "pac-keys.img"
+    assert path.stat().st_mode & 0o7777 == 0o600
+    assert not (dumped.images / "pac-keys.img.tmp").exists()
+    file = read_key_file(dumped.images)
+    assert foreign_images(file, dumped.images) == []
+    assert len(file.threads) == 3
+    assert len(file.tasks) == 1
+    assert len({thread.fingerprint(b"salt") for thread in file.threads}) == 3
+    assert file.kernel_release == os.uname().release
+    assert dumped("validate", **PAC).returncode == 0
+
+
+def test_a_kernel_without_the_mask_set_is_served(criu: FakeCriu) -> None:
+    result = criu("cycle", **PAC, FAKE_NO_MASK="1")
+    assert result.returncode == 0
+    assert "enabled 8" not in lines(result)
+    assert {thread.enabled_keys for thread in read_key_file(criu.images).threads} == {None}
+
+
+def test_a_machine_without_pac_says_so_and_restores_to_the_like(criu: FakeCriu) -> None:
+    result = criu("cycle")
+    assert result.returncode == 0
+    assert "paca 64" not in lines(result)
+    assert not read_key_file(criu.images).address_auth
+
+
+def test_a_failed_read_fails_the_dump_and_rolls_it_back(criu: FakeCriu) -> None:
+    result = criu("cycle", **PAC, FAKE_FAIL="read")
+    assert result.returncode == 1
+    assert lines(result)[1:] == [
+        "unsuspend_lsm 0",
+        "network_unlock 0",
+        "delete_link_remaps 0",
+        "clean_cr_time_mounts 0",
+        "pstree_switch_state 1",
+        "task alive 1",
+    ]
+    assert not (criu.images / "inventory.img").exists()
+    assert not list(criu.images.glob("pac-keys*"))
+    assert "cannot read the keys of thread" in result.error_text
+
+
+def test_a_key_file_that_cannot_be_written_fails_the_dump(criu: FakeCriu) -> None:
+    (criu.images / "pac-keys.img.tmp").mkdir()  # root may write anything but a file over a directory
+    result = criu("cycle", **PAC)
+    assert result.returncode == 1
+    assert "cannot write pac-keys.img: File exists" in result.error_text
+    assert not (criu.images / "inventory.img").exists()
+
+
+def test_a_failed_write_kills_the_task_and_fails_the_restore(criu: FakeCriu) -> None:
+    result = criu("cycle", **PAC, FAKE_FAIL="write")
+    assert result.returncode == 1
+    assert "killed 9" in lines(result)
+    assert "cannot load the keys of thread" in result.error_text
+
+
+def test_a_leftover_of_a_killed_dump_is_replaced(criu: FakeCriu) -> None:
+    (criu.images / "pac-keys.img.tmp").write_bytes(b"half")
+    assert criu("cycle", **PAC).returncode == 0
+
+
+def damage_nothing(_images: Path) -> None:
+    """The images stay as they are; the machine is another one."""
+
+
+def remove(images: Path) -> None:
+    (images / "pac-keys.img").unlink()
+
+
+def cut(images: Path) -> None:
+    path = images / "pac-keys.img"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(images: Path) -> None:
+    (images / "pac-keys.img").write_bytes(b"")
+
+
+def flip(images: Path) -> None:
+    path = images / "pac-keys.img"
+    data = bytearray(path.read_bytes())
+    data[300] ^= 4
+    path.write_bytes(data)
+
+
+def future(images: Path) -> None:
+    path = images / "pac-keys.img"
+    data = bytearray(path.read_bytes())
+    data[8] = 2
+    path.write_bytes(data)
+
+
+def other_core(images: Path) -> None:
+    next(images.glob("core-*.img")).write_bytes(b"of another dump")
+
+
+def no_core(images: Path) -> None:
+    next(images.glob("core-*.img")).unlink()
+
+
+def other_tree(images: Path) -> None:
+    (images / "pstree.img").write_bytes(b"of another dump")
+
+
+def link(images: Path) -> None:
+    (images / "pac-keys.img").rename(images / "elsewhere")
+    (images / "pac-keys.img").symlink_to("elsewhere")
+
+
+def fifo(images: Path) -> None:
+    remove(images)
+    os.mkfifo(images / "pac-keys.img")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (remove, "no pac-keys.img in the images directory"),
+        (cut, "pac-keys.img is truncated"),
+        (empty, "pac-keys.img is truncated"),
+        (flip, "pac-keys.img is damaged: wrong checksum"),
+        (future, "pac-keys.img has a format version this module does not know"),
+        (other_core, "belongs to another dump: core-"),
+        (no_core, "cannot be read: No such file"),
+        (other_tree, "belongs to another dump: pstree.img"),
+        (link, "cannot read pac-keys.img: Too many levels of symbolic links"),
+        (fifo, "cannot read pac-keys.img: Invalid argument"),
+    ],
+)
+def test_a_bad_key_file_is_refused_in_one_line(
+    dumped: FakeCriu, damage: Callable[[Path], None], reason: str
+) -> None:
+    damage(dumped.images)
+    result = dumped("validate", **PAC)
+    assert result.returncode == 1
+    assert reason in the_error(result)
+    assert the_error(result).endswith("; restore refused")
+
+
+@pytest.mark.parametrize(
+    ("at_dump", "at_restore", "reason"),
+    [
+        (PAC, {}, "come from a machine with pointer authentication"),
+        ({}, PAC, "come from a machine without pointer authentication"),
+    ],
+)
+def test_another_kind_of_machine_is_refused(
+    criu: FakeCriu, at_dump: Mapping[str, str], at_restore: Mapping[str, str], reason: str
+) -> None:
+    assert criu("cycle", **at_dump).returncode == 0
+    result = criu("validate", **at_restore)
+    assert result.returncode == 1
+    assert reason in the_error(result)
+
+
+def test_the_warn_policy_goes_on(dumped: FakeCriu) -> None:
+    remove(dumped.images)
+    result = dumped("validate", **PAC, CRIU_PAC_POLICY="warn")
+    assert result.returncode == 0
+    assert "pac-key-module: warning: no pac-keys.img" in result.error_text
+
+
+def test_an_unknown_policy_is_refused_even_with_good_images(dumped: FakeCriu) -> None:
+    result = dumped("validate", **PAC, CRIU_PAC_POLICY="wran")
+    assert result.returncode == 1
+    assert 'CRIU_PAC_POLICY is "wran"' in the_error(result)
+
+
+def test_a_readable_key_file_is_pointed_out(dumped: FakeCriu) -> None:
+    (dumped.images / "pac-keys.img").chmod(0o644)
+    result = dumped("validate", **PAC)
+    assert result.returncode == 0
+    assert "has mode 0644" in result.error_text
+
+
+@pytest.mark.parametrize(
+    ("hooks", "reason"),
+    [(9, "has 9 plugin hooks and lacks the late one"), (12, "only 3.17 to 3.19 are served")],
+)
+def test_another_criu_is_refused(compiled: Compile, tmp_path: Path, hooks: int, reason: str) -> None:
+    result = FakeCriu(program=compiled(hooks), images=tmp_path)("validate", **PAC)
+    assert result.returncode == 1
+    assert reason in the_error(result)
