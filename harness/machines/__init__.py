@@ -1,0 +1,1 @@
+"""Machines: the Machine protocol, emulated machines, templates and their clones."""

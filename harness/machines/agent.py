@@ -1,0 +1,143 @@
+"""Client of the QEMU guest agent: commands and small files over a virtio serial port.
+
+Protocol: QEMU documentation, "QEMU Guest Agent Protocol Reference"; one JSON object a line.
+"""
+
+import base64
+import json
+import logging
+import secrets
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.core.deadline import Deadline
+from harness.core.errors import MachineError
+from harness.core.process import CommandResult
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20  # bytes a guest-file-read asks for; the agent caps a reply at 48 MB
+
+
+class GuestAgent:
+    """One connection to the agent; calls from several threads take turns.
+
+    ``lost`` makes the error to raise when the connection ends (the machine knows why).
+    """
+
+    def __init__(self, path: Path, lost: Callable[[], MachineError]) -> None:
+        self._path = path
+        self._lost = lost
+        self._socket: socket.socket | None = None
+        self._buffer = b""
+        self._lock = threading.Lock()
+
+    def connect(self, deadline: Deadline) -> None:
+        """Connect and wait until the agent answers; DeadlineError when it never does."""
+        self.close()
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(self._path))
+        except OSError as error:
+            connection.close()
+            raise self._lost() from error
+        self._socket = connection
+        # 0xFF flushes a half request an earlier connection may have left in the agent's parser;
+        # the agent answers it with an error of its own, and may still owe older answers: read
+        # on until the one with this token.
+        token = secrets.randbits(31)
+        self._send(b"\xff", {"execute": "guest-sync-delimited", "arguments": {"id": token}})
+        try:
+            while self._reply(deadline).get("return") != token:
+                pass
+        except TimeoutError:
+            raise deadline.error("no answer from the guest agent") from None
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._buffer = b""
+
+    def call(self, command: str, deadline: Deadline, **arguments: Any) -> Any:
+        """Execute one agent command and return its value; MachineError when the agent refuses."""
+        words = {name.replace("_", "-"): value for name, value in arguments.items()}
+        with self._lock:
+            self._send(b"", {"execute": command, "arguments": words} if words else {"execute": command})
+            try:
+                reply = self._reply(deadline)
+            except TimeoutError:
+                raise deadline.error(f"the guest agent did not answer {command}") from None
+        if "error" in reply:
+            raise MachineError(f"guest agent: {command}: {reply['error'].get('desc', reply['error'])}")
+        return reply["return"]
+
+    def run(self, argv: Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> CommandResult:
+        """Run a command in the guest and wait for its end; see Machine.run."""
+        log.debug("guest: %s", shlex.join(argv))
+        arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture_output": True}
+        if stdin:
+            arguments["input_data"] = base64.b64encode(stdin).decode()
+        pid = self.call("guest-exec", deadline, **arguments)["pid"]
+        pause = 0.004
+        while not (status := self.call("guest-exec-status", deadline, pid=pid))["exited"]:
+            deadline.check(f"in the guest: {shlex.join(argv)[:200]} still running")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+        return CommandResult(
+            argv=tuple(argv),
+            returncode=-status["signal"] if "signal" in status else status["exitcode"],
+            stdout=base64.b64decode(status.get("out-data", "")),
+            stderr=base64.b64decode(status.get("err-data", "")),
+        )
+
+    def read_file(self, path: str, deadline: Deadline) -> bytes:
+        """Return a guest file's bytes (about 2 MB/s: for logs, not for images)."""
+        handle = self.call("guest-file-open", deadline, path=path, mode="r")
+        content = bytearray()
+        try:
+            while True:
+                part = self.call("guest-file-read", deadline, handle=handle, count=_CHUNK)
+                content += base64.b64decode(part["buf-b64"])
+                if part["eof"]:
+                    return bytes(content)
+        finally:
+            self.call("guest-file-close", deadline, handle=handle)
+
+    def _send(self, prefix: bytes, message: dict[str, Any]) -> None:
+        if self._socket is None:
+            raise self._lost()
+        try:
+            self._socket.sendall(prefix + json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise self._lost() from error
+
+    def _reply(self, deadline: Deadline) -> dict[str, Any]:
+        """Return the next reply; TimeoutError when the deadline passes first."""
+        if self._socket is None:
+            raise self._lost()
+        while b"\n" not in self._buffer:
+            if deadline.expired:
+                raise TimeoutError
+            self._socket.settimeout(max(deadline.remaining, 0.001))
+            try:
+                data = self._socket.recv(1 << 16)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise self._lost() from error
+            if not data:
+                raise self._lost()
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            reply: dict[str, Any] = json.loads(line.rpartition(b"\xff")[2])
+        except json.JSONDecodeError as error:
+            raise MachineError(f"the guest agent sent no JSON: {line[:80]!r}") from error
+        return reply

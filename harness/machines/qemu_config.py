@@ -1,0 +1,97 @@
+"""The QEMU command line as a pure function of a frozen description of the machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+GUEST_DOCKER_PORT = 2375
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFiles:
+    """What a machine boots from: kernel image, initial RAM disk, root image, tools image."""
+
+    kernel: Path
+    initramfs: Path
+    root: Path
+    tools: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuConfig:
+    """One emulated machine.
+
+    ``cpu`` is QEMU's -cpu argument, ``memory_mib`` guest memory in MiB, ``ram`` the file that
+    backs it: shared while a template is made, mapped privately (copy on write) by clones.
+    ``incoming`` waits for a saved state instead of booting. The file descriptors are listening
+    sockets the parent made. ``directory`` is 0700 and private to the machine.
+    """
+
+    program: tuple[str, ...]
+    cpu: str
+    files: MachineFiles
+    directory: Path
+    ram: Path
+    ram_shared: bool
+    incoming: bool
+    console_fd: int
+    qmp_fd: int
+    agent_fd: int
+    memory_mib: int = 1024
+    cpus: int = 2
+    kernel_arguments: str = ""
+
+    @property
+    def console_log(self) -> Path:
+        """Everything the serial console said, written by QEMU itself from the first byte."""
+        return self.directory / "console.log"
+
+    @property
+    def docker_socket(self) -> Path:
+        """Unix socket on the host that reaches the guest's container engine."""
+        return self.directory / "docker.sock"
+
+
+def argv(config: QemuConfig) -> list[str]:
+    """Return QEMU's command line for ``config``.
+
+    No TCP port is opened on the host: the engine is reached by ``hostfwd=unix:`` (QEMU >= 11)
+    and the guest sees nothing else (``restrict=on``).
+    """
+    shared = "on" if config.ram_shared else "off"
+    append = f"console=ttyAMA0 panic=-1 random.trust_cpu=on {config.kernel_arguments}".strip()
+    words = [
+        *config.program,
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-run-with", "exit-with-parent=on"),
+        *("-machine", "virt,gic-version=3,memory-backend=ram"),
+        *("-accel", "tcg,thread=multi", "-cpu", config.cpu, "-smp", str(config.cpus)),
+        *("-m", f"{config.memory_mib}M"),
+        *(
+            "-object",
+            f"memory-backend-file,id=ram,size={config.memory_mib}M,mem-path={config.ram},share={shared}",
+        ),
+        *("-kernel", str(config.files.kernel), "-initrd", str(config.files.initramfs), "-append", append),
+        *(
+            "-chardev",
+            f"socket,id=console,fd={config.console_fd},server=on,wait=off,logfile={config.console_log}",
+        ),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=agent,fd={config.agent_fd},server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *("-device", "virtio-rng-pci"),
+        *_drive("root", config.files.root),
+        *_drive("tools", config.files.tools),
+        *("-netdev", f"user,id=net,restrict=on,hostfwd=unix:{config.docker_socket}-:{GUEST_DOCKER_PORT}"),
+        *("-device", "virtio-net-pci,netdev=net,romfile="),
+    ]
+    return words + ["-incoming", "defer"] * config.incoming
+
+
+def _drive(name: str, image: Path) -> tuple[str, ...]:
+    return (
+        *("-drive", f"if=none,id={name},file={image},format=raw,readonly=on,cache=unsafe"),
+        *("-device", f"virtio-blk-pci,drive={name}"),
+    )
