@@ -1,0 +1,36 @@
+"""The container that scenarios run in: made by the engine once, joined by its namespaces after.
+
+Joining takes 25 ms with nsenter against 1.5 s with `docker exec` under emulation; the process
+gets the same namespaces, root and cgroup either way.
+"""
+
+from collections.abc import Sequence
+
+from harness.core.deadline import Deadline
+from harness.core.process import CommandResult
+from harness.guest.probe import PROBE, Probe
+from harness.machines.protocol import Machine
+
+NAME = "criu-pac-scenario"
+TOOLS = "/opt/criu-pac"  # read-only, the same in guest and container
+WORK = "/run/criu-pac"  # a tmpfs of the guest, the same directory in the container
+IMAGES = f"{WORK}/images"
+CORES = f"{WORK}/cores"
+OUTPUT = f"{WORK}/output"
+EXITS = f"{WORK}/exits"
+WORKLOADS = "/opt/workloads"
+
+INIT = [PROBE, "init", "--exits", EXITS]
+
+
+class Container:
+    """Commands in the scenario container of one machine; ``pid`` is its first process's."""
+
+    def __init__(self, machine: Machine, pid: str) -> None:
+        self.machine = machine
+        self.prefix = ("nsenter", "-t", pid, "-a", "--")
+        self.probe = Probe(machine, self.prefix)
+
+    def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
+        """Run a command in the container; see Machine.run."""
+        return self.machine.run([*self.prefix, *argv], deadline)

@@ -1,0 +1,94 @@
+"""CRIU in the scenario container: one bundle, one private plugin directory, dump and restore."""
+
+import time
+from dataclasses import dataclass
+
+from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.scenario import KeyModule
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineError
+from harness.guest.container import IMAGES, TOOLS, Container
+from harness.parsing.criu_log import CriuLog, parse_criu_log
+
+# Both arms name a plugin directory; the one without the module is empty. The module is the
+# only difference between them, and a plugin of the system is never loaded by accident.
+PLUGIN_DIRECTORIES = {
+    KeyModule.NONE: f"{TOOLS}/plugins/none",
+    KeyModule.PLUGIN: f"{TOOLS}/plugins/pac-key-module",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriuRun:
+    """One call of CRIU: its command line, exit code (None: it hung), log and wall seconds."""
+
+    argv: tuple[str, ...]
+    returncode: int | None
+    log: CriuLog
+    log_name: str
+    said: str
+    seconds: float
+
+    @property
+    def hung(self) -> bool:
+        """Whether it outlived its deadline."""
+        return self.returncode is None
+
+    @property
+    def reason(self) -> str:
+        """The first error of the log, else what it said, for a sentence."""
+        return self.log.errors[0] if self.log.errors else (self.said or self.log.last_line or "no message")
+
+
+class Criu:
+    """A CRIU build in a container, with or without the key module. Nothing here is retried."""
+
+    def __init__(self, container: Container, build: CriuBuild, module: KeyModule) -> None:
+        self._container = container
+        root = f"{TOOLS}/criu/{build.name}"
+        libraries = f"{root}/usr/lib/aarch64-linux-gnu"
+        self._command = (
+            f"{libraries}/ld-linux-aarch64.so.1",
+            "--library-path",
+            libraries,
+            f"{root}/usr/sbin/criu",
+        )
+        self._common = (
+            *("-D", IMAGES, "-v4", "--libdir", PLUGIN_DIRECTORIES[module]),
+            # Workload and CRIU share a cgroup that the container's init owns.
+            *("--manage-cgroups=ignore",),
+        )
+
+    def warm_up(self, deadline: Deadline) -> None:
+        """Let CRIU probe the kernel once: it keeps what it learns in /run/criu.kdat."""
+        self._container.run([*self._command, "check"], deadline)
+
+    def dump(self, pid: int, deadline: Deadline, *, cycle: int) -> CriuRun:
+        """Dump the process ``pid`` of the container's pid namespace; it ends when that succeeds."""
+        return self._run("dump", cycle, ("-t", str(pid)), deadline)
+
+    def restore(self, deadline: Deadline, *, cycle: int) -> CriuRun:
+        """Restore the images, detached: the task becomes a child of the container's init."""
+        return self._run("restore", cycle, ("--restore-detached",), deadline)
+
+    def _run(self, action: str, cycle: int, more: tuple[str, ...], deadline: Deadline) -> CriuRun:
+        log_name = f"{action}-{cycle}.log"
+        argv = (*self._command, action, *self._common, "-o", log_name, *more)
+        started = time.monotonic()
+        returncode: int | None = None
+        said = ""
+        try:
+            result = self._container.run(argv, deadline)
+            returncode, said = result.returncode, result.error_text
+        except DeadlineError:
+            pass  # a hang is an outcome, judged by whoever asked
+        seconds = time.monotonic() - started
+        log = self._container.machine.run(["cat", f"{IMAGES}/{log_name}"], Deadline.after(10, "CRIU's log"))
+        return CriuRun(
+            argv=argv,
+            returncode=returncode,
+            log=parse_criu_log(log.text),
+            log_name=log_name,
+            said=said,
+            seconds=seconds,
+        )

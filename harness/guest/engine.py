@@ -1,0 +1,152 @@
+"""The container engine in the guest: a real dockerd, driven from the host by the docker package."""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+
+from harness.core.deadline import Deadline
+from harness.core.errors import EngineError
+from harness.machines.protocol import Machine, check
+from harness.machines.qemu_config import GUEST_DOCKER_PORT
+
+DOCKERD_LOG = "/run/dockerd.log"
+# The root is an overlay, on which overlay2 cannot stack: the data root gets a tmpfs.
+# --tls=false: without it dockerd delays its start by 16 s on purpose when on plain TCP;
+# the port is reachable from the host's private socket only.
+_START = f"""
+mkdir -p /var/lib/docker && mount -t tmpfs -o mode=0710 docker /var/lib/docker &&
+exec setsid dockerd --experimental --iptables=false --ip6tables=false --bridge=none \
+    --storage-driver overlay2 --tls=false -H tcp://0.0.0.0:{GUEST_DOCKER_PORT} \
+    -H unix:///run/docker.sock > {DOCKERD_LOG} 2>&1 < /dev/null &
+"""
+
+
+class DockerEngine:
+    """A connection to the engine of one machine. Raises EngineError naming what failed."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.client = docker.DockerClient(base_url=machine.docker_url, version="1.45", timeout=120)
+
+    def start(self, deadline: Deadline) -> None:
+        """Start dockerd in the guest and wait until it answers; EngineError with its log otherwise."""
+        check(self._machine, ["bash", "-c", _START], deadline)
+        self.wait(deadline)
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait until the engine answers a ping."""
+
+        def answers() -> bool | None:
+            try:
+                return bool(self.client.ping()) or None
+            except (docker.errors.DockerException, requests.RequestException):
+                self._check_daemon(deadline)
+                return None
+
+        try:
+            deadline.poll(answers, interval=0.05)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            if isinstance(error, EngineError) or not deadline.expired:
+                raise
+            raise EngineError(
+                f"dockerd did not answer within {deadline.seconds:g} s: {self.last_words()}"
+            ) from error
+
+    def _check_daemon(self, deadline: Deadline) -> None:
+        alive = self._machine.run(["pgrep", "-x", "dockerd"], deadline)
+        if alive.returncode != 0:
+            raise EngineError(f"dockerd ended while starting: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """Return the last line of dockerd's log that says why, for error messages."""
+        text = self._machine.run(["tail", "-n", "5", DOCKERD_LOG], Deadline.after(10, "dockerd's log")).text
+        lines = text.strip().splitlines()
+        return lines[-1][-300:] if lines else "its log is empty"
+
+    def import_base(self, tar: Path, reference: str) -> None:
+        """Make an image ``reference`` of one layer from a root file system archive."""
+        with self._explained(f"import of the container base {reference}"):
+            repository, _, tag = reference.partition(":")
+            self.client.api.import_image_from_file(str(tar), repository=repository, tag=tag)
+
+    def load_image(self, archive: Path) -> None:
+        """Load an image archive in docker-archive or OCI layout."""
+        with self._explained(f"load of {archive.name}"), archive.open("rb") as stream:
+            self.client.images.load(stream)
+
+    def build(self, context: bytes, tag: str) -> None:
+        """Build the image ``tag`` from a tar archive with a Dockerfile; EngineError with the log's end."""
+        with self._explained(f"docker build of {tag}"):
+            try:
+                self.client.images.build(
+                    fileobj=io.BytesIO(context), custom_context=True, tag=tag, rm=True, network_mode="none"
+                )
+            except docker.errors.BuildError as error:
+                said = [str(line.get("stream", line.get("error", ""))).strip() for line in error.build_log]
+                last = " | ".join([line for line in said if line][-3:])
+                raise EngineError(f"docker build of {tag} failed: {error.msg}: {last}") from error
+
+    def run_container(self, image: str, *, name: str, command: list[str], read_only: str, shared: str) -> str:
+        """Start a privileged container without network and return the process id of its first process.
+
+        The guest directories ``read_only`` and ``shared`` appear at the same paths in it.
+        """
+        with self._explained(f"start of a container of {image}"):
+            container = self.client.containers.run(
+                image,
+                command,
+                name=name,
+                detach=True,
+                privileged=True,
+                network_mode="none",
+                volumes={
+                    read_only: {"bind": read_only, "mode": "ro"},
+                    shared: {"bind": shared, "mode": "rw"},
+                },
+            )
+            container.reload()
+            return str(container.attrs["State"]["Pid"])
+
+    def version(self) -> dict[str, str]:
+        """Return the engine's component versions, for the record."""
+        with self._explained("version query"):
+            answer: dict[str, Any] = self.client.version()
+            return {part["Name"]: part["Version"] for part in answer["Components"]}
+
+    def export(self, container: str, path: str) -> bytes:
+        """Return the tar archive of a path in a container."""
+        with self._explained(f"copy of {path} out of {container}"):
+            chunks, _ = self.client.containers.get(container).get_archive(path)
+            return b"".join(chunks)
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self.client.close()
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            raise EngineError(f"container engine: {what} failed: {error}") from error
+
+
+def tar_of(files: Mapping[str, bytes], *, executable: Callable[[str], bool] = lambda _: False) -> bytes:
+    """Return a tar archive of ``files`` by name, reproducible: no times, no owners."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in sorted(files):
+            info = tarfile.TarInfo(name)
+            info.size = len(files[name])
+            info.mode = 0o755 if executable(name) else 0o644
+            archive.addfile(info, io.BytesIO(files[name]))
+    return out.getvalue()

@@ -1,0 +1,3 @@
+import time
+while not time.sleep(0.25):
+    print("tick", flush=True)
