@@ -63,17 +63,21 @@ class Criu:
         """Let CRIU probe the kernel once: it keeps what it learns in /run/criu.kdat."""
         self._container.run([*self._command, "check"], deadline)
 
+    def command_line(self, action: str, *, pid: int | None = None, cycle: int) -> tuple[str, ...]:
+        """Return the command, inside the container, that dumps the process ``pid`` or restores the images."""
+        # Detached: the restored task becomes a child of the container's init.
+        more = ("--restore-detached",) if pid is None else ("-t", str(pid))
+        return (*self._command, action, *self._common, "-o", _log_name(action, cycle), *more)
+
     def dump(self, pid: int, deadline: Deadline, *, cycle: int) -> CriuRun:
         """Dump the process ``pid`` of the container's pid namespace; it ends when that succeeds."""
-        return self._run("dump", cycle, ("-t", str(pid)), deadline)
+        return self._run(_log_name("dump", cycle), self.command_line("dump", pid=pid, cycle=cycle), deadline)
 
     def restore(self, deadline: Deadline, *, cycle: int) -> CriuRun:
-        """Restore the images, detached: the task becomes a child of the container's init."""
-        return self._run("restore", cycle, ("--restore-detached",), deadline)
+        """Restore the images; the process gets the id it had."""
+        return self._run(_log_name("restore", cycle), self.command_line("restore", cycle=cycle), deadline)
 
-    def _run(self, action: str, cycle: int, more: tuple[str, ...], deadline: Deadline) -> CriuRun:
-        log_name = f"{action}-{cycle}.log"
-        argv = (*self._command, action, *self._common, "-o", log_name, *more)
+    def _run(self, log_name: str, argv: tuple[str, ...], deadline: Deadline) -> CriuRun:
         started = time.monotonic()
         returncode: int | None = None
         said = ""
@@ -92,3 +96,7 @@ class Criu:
             said=said,
             seconds=seconds,
         )
+
+
+def _log_name(action: str, cycle: int) -> str:
+    return f"{action}-{cycle}.log"

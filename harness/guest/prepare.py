@@ -93,7 +93,7 @@ def prepare(
         facts |= {f"version {name}": version for name, version in engine.version().items()}
         with steps.step("branch protection"):
             for program in programs:
-                facts |= _observe_protection(engine, container, program)
+                facts |= _observe_protection(engine, container, program, known=facts)
     for build in builds.values():
         Criu(container, build, KeyModule.NONE).warm_up(Deadline.after(60, f"first run of CRIU {build.name}"))
     with steps.step("positive control"):
@@ -109,20 +109,28 @@ def clean_up(machine: Machine) -> None:
     check(machine, ["bash", "-c", script], Deadline.after(10, "clearing the work directory"))
 
 
-def _observe_protection(engine: DockerEngine, container: Container, program: str) -> dict[str, str]:
-    """Scan a program of the container, resolved through its links; the path resolved is the fact's name."""
-    deadline = Deadline.after(60, f"reading {program}")
-    real = check(container.machine, [*container.prefix, "readlink", "-e", program], deadline).text.strip()
-    archive = engine.export(NAME, real)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+def _observe_protection(
+    engine: DockerEngine, container: Container, program: str, *, known: Mapping[str, str]
+) -> dict[str, str]:
+    """Scan a program of the container, resolved through its links; the path resolved is the fact's name.
+
+    Nothing is observed of a program that is not there: whoever needs the fact will miss it.
+    """
+    found = container.run(["readlink", "-e", program], Deadline.after(60, f"reading {program}"))
+    if found.returncode != 0:
+        return {}
+    real = found.text.strip()
+    if f"protected {real}" in known:
+        return {}
+    with tarfile.open(fileobj=io.BytesIO(engine.export(NAME, real))) as tar:
         member = next((one for one in tar if one.isreg()), None)
         stream = tar.extractfile(member) if member else None
         if stream is None:
-            raise EngineError(f"{program} in the container is no regular file")
-        found = branch_protection(stream.read())
+            raise EngineError(f"{real} in the container is no regular file")
+        protection = branch_protection(stream.read())
     return {
-        f"protected {real}": str(found.protected),
-        f"signing instructions {real}": str(found.paciasp + found.pacibsp),
+        f"protected {real}": str(protection.protected),
+        f"signing instructions {real}": str(protection.paciasp + protection.pacibsp),
     }
 
 

@@ -4,6 +4,7 @@ Protocol: QEMU documentation, "QEMU Guest Agent Protocol Reference"; one JSON ob
 """
 
 import base64
+import contextlib
 import json
 import logging
 import secrets
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.deadline import Deadline
-from harness.core.errors import MachineError
+from harness.core.errors import HarnessError, MachineError
 from harness.core.process import CommandResult
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,12 @@ _CHUNK = 1 << 20  # bytes a guest-file-read asks for; the agent caps a reply at 
 class GuestAgent:
     """One connection to the agent; calls from several threads take turns.
 
-    ``lost`` makes the error to raise when the connection ends (the machine knows why).
+    ``lost`` makes the error to raise when the connection ends (the machine knows why). A call
+    that ends before its answer came gives the connection up: the answer, coming late, would be
+    taken for the next call's. The next call connects again.
     """
 
-    def __init__(self, path: Path, lost: Callable[[], MachineError]) -> None:
+    def __init__(self, path: Path, lost: Callable[[], HarnessError]) -> None:
         self._path = path
         self._lost = lost
         self._socket: socket.socket | None = None
@@ -39,41 +42,35 @@ class GuestAgent:
 
     def connect(self, deadline: Deadline) -> None:
         """Connect and wait until the agent answers; DeadlineError when it never does."""
-        self.close()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.connect(str(self._path))
-        except OSError as error:
-            connection.close()
-            raise self._lost() from error
-        self._socket = connection
-        # 0xFF flushes a half request an earlier connection may have left in the agent's parser;
-        # the agent answers it with an error of its own, and may still owe older answers: read
-        # on until the one with this token.
-        token = secrets.randbits(31)
-        self._send(b"\xff", {"execute": "guest-sync-delimited", "arguments": {"id": token}})
-        try:
-            while self._reply(deadline).get("return") != token:
-                pass
-        except TimeoutError:
-            raise deadline.error("no answer from the guest agent") from None
+        with self._lock:
+            self._drop()
+            self._connect(deadline)
 
     def close(self) -> None:
-        """Close the connection. Idempotent."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        self._buffer = b""
+        """Close the connection; a call another thread waits in fails. Idempotent."""
+        connection = self._socket
+        if connection is not None:
+            # Not close(): its number could be another file's while that thread still waits on it.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._drop()
 
     def call(self, command: str, deadline: Deadline, **arguments: Any) -> Any:
         """Execute one agent command and return its value; MachineError when the agent refuses."""
         words = {name.replace("_", "-"): value for name, value in arguments.items()}
         with self._lock:
-            self._send(b"", {"execute": command, "arguments": words} if words else {"execute": command})
+            if self._socket is None:
+                self._connect(deadline)
             try:
+                self._send(b"", {"execute": command, "arguments": words} if words else {"execute": command})
                 reply = self._reply(deadline)
             except TimeoutError:
+                self._drop()
                 raise deadline.error(f"the guest agent did not answer {command}") from None
+            except BaseException:
+                self._drop()
+                raise
         if "error" in reply:
             raise MachineError(f"guest agent: {command}: {reply['error'].get('desc', reply['error'])}")
         return reply["return"]
@@ -109,6 +106,33 @@ class GuestAgent:
                     return bytes(content)
         finally:
             self.call("guest-file-close", deadline, handle=handle)
+
+    def _connect(self, deadline: Deadline) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # 0xFF flushes a half request an earlier connection may have left in the agent's parser;
+        # the agent answers it with an error of its own, and may still owe older answers: read
+        # on until the one with this token.
+        token = secrets.randbits(31)
+        try:
+            self._socket.connect(str(self._path))
+            self._send(b"\xff", {"execute": "guest-sync-delimited", "arguments": {"id": token}})
+            while self._reply(deadline).get("return") != token:
+                pass
+        except TimeoutError:
+            self._drop()
+            raise deadline.error("no answer from the guest agent") from None
+        except OSError as error:
+            self._drop()
+            raise self._lost() from error
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._buffer = b""
 
     def _send(self, prefix: bytes, message: dict[str, Any]) -> None:
         if self._socket is None:

@@ -18,7 +18,7 @@ from harness.core.errors import BootError
 
 READY = "criu-pac: guest ready"
 # [    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
-PANIC = "Kernel panic - not syncing: "
+_PANIC = "Kernel panic - not syncing: "
 
 
 class Console:
@@ -38,20 +38,23 @@ class Console:
             yield SocketSpawn(connection, maxread=65536, searchwindowsize=256)
 
     def wait_ready(self, spawn: "SocketSpawn[bytes]", deadline: Deadline) -> None:
-        """Read until the guest says it is ready; BootError with its last words otherwise."""
-        seen = spawn.expect(
-            [READY.encode(), PANIC.encode(), pexpect.EOF, pexpect.TIMEOUT], timeout=deadline.remaining
-        )
-        if seen != 0:
-            why = ("", "the guest kernel panicked", "QEMU ended", f"not ready in {deadline.seconds:g} s")[
-                seen
-            ]
-            raise BootError(f"the machine did not boot: {why}; {self.last_words()}", log=self.log)
+        """Read until the guest says it is ready.
+
+        Raises BootError with its last words when it does not in time, OSError when the machine ends.
+        """
+        try:
+            spawn.expect_exact([READY.encode()], timeout=deadline.remaining)
+        except pexpect.EOF:
+            raise ConnectionResetError from None
+        except pexpect.TIMEOUT:
+            raise BootError(
+                f"the machine was not ready in {deadline.seconds:g} s; {self.last_words()}"
+            ) from None
 
     def panic(self) -> str | None:
         """Return the kernel's panic message, or None when it did not panic."""
-        _, found, rest = self.text().rpartition(PANIC)
-        return rest.splitlines()[0].strip() if found else None
+        _, found, rest = self.text().rpartition(_PANIC)
+        return rest.partition("\n")[0].strip() if found else None
 
     def text(self) -> str:
         """Everything the console has said so far."""

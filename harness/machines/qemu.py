@@ -12,27 +12,31 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from qemu.qmp import QMPError
-from qemu.qmp.legacy import QEMUMonitorProtocol
+from typing import Self
 
 from harness.core.deadline import Deadline
-from harness.core.errors import MachineDiedError, MachineError
+from harness.core.errors import HarnessError, HostError, MachineDiedError, MachineError, StorageError
 from harness.core.process import CommandResult, popen
 from harness.core.rundir import RunDirectory
+from harness.machines import kept_log
 from harness.machines.agent import GuestAgent
 from harness.machines.console import Console
+from harness.machines.leash import leash
+from harness.machines.monitor import Monitor
+from harness.machines.post_mortem import cause
 from harness.machines.protocol import check
 from harness.machines.qemu_config import MachineFiles, QemuConfig, argv
 
 log = logging.getLogger(__name__)
 
+# What services of the guest say: init and the engine write there.
+_GUEST_LOGS = 'for log in /run/*.log; do [ -s "$log" ] && echo "== $log" && tail -n 200 "$log"; done'
+
 
 class QemuMachine:
     """A running emulated machine. Use as a context manager, or call ``close``.
 
-    QEMU is a child of the *thread* that made it and dies with that thread (exit-with-parent is
+    QEMU is a child of the *thread* that made it and dies with that thread (the leash is
     PR_SET_PDEATHSIG): make a machine in the thread that uses it.
     """
 
@@ -44,7 +48,8 @@ class QemuMachine:
         self._process = process
         self.console = Console(config.directory / "console.sock", config.console_log)
         self.agent = GuestAgent(config.directory / "agent.sock", self.lost)
-        self._qmp: QEMUMonitorProtocol | None = None
+        self._closed = False
+        self._kept_log: Path | None = None
 
     @classmethod
     def start(
@@ -60,8 +65,11 @@ class QemuMachine:
     ) -> Self:
         """Start QEMU with listening sockets made here, before it runs.
 
-        Raises HostError when the program cannot be started.
+        Raises HostError when the program cannot be started, StorageError without a place for
+        its sockets.
         """
+        if shutil.which(program[0]) is None:
+            raise HostError(f"cannot start QEMU: {program[0]} is not there, or not a program")
         run_directory = RunDirectory.create()
         directory = run_directory.path
         try:
@@ -82,11 +90,15 @@ class QemuMachine:
                     console_fd=fds["console"],
                     qmp_fd=fds["qmp"],
                     agent_fd=fds["agent"],
+                    leash=leash(os.getpid()),
                 )
                 words = argv(config)
                 log.debug("qemu: %s", shlex.join(words))
                 with (directory / "qemu.log").open("wb") as output:
                     process = popen(words, stdout=output, stderr=output, pass_fds=tuple(fds.values()))
+        except OSError as error:
+            run_directory.remove()
+            raise StorageError(f"cannot make the sockets of a machine in {directory}: {error}") from error
         except BaseException:
             run_directory.remove()
             raise
@@ -108,7 +120,10 @@ class QemuMachine:
         return self._process.pid
 
     def boot(self, deadline: Deadline) -> None:
-        """Wait until the guest system is up and its agent answers."""
+        """Wait until the guest system is up and its agent answers.
+
+        Raises BootError, MachineDiedError, StorageError and DeadlineError.
+        """
         try:
             with self.console.attached() as spawn:
                 self.console.wait_ready(spawn, deadline)
@@ -116,40 +131,9 @@ class QemuMachine:
             raise self.lost() from error
         self.agent.connect(deadline)
 
-    def qmp(self, command: str, **arguments: Any) -> Any:
-        """Execute one QMP command and return its value.
-
-        Raises MachineDiedError when QEMU is gone, MachineError when it refuses.
-        """
-        try:
-            if self._qmp is None:
-                self._qmp = QEMUMonitorProtocol(str(self.directory / "qmp.sock"), nickname=None)
-                self._qmp.settimeout(30.0)
-                self._qmp.connect()
-            reply = self._qmp.cmd_raw(command, arguments or None)
-        except (QMPError, OSError, EOFError, TimeoutError) as error:
-            raise self.lost() from error
-        if "error" in reply:
-            raise MachineError(f"QEMU refused {command}: {reply['error'].get('desc')}", log=self._kept_log())
-        return reply.get("return")
-
-    def migrate(self, command: str, state: Path, deadline: Deadline) -> None:
-        """Save ("migrate") or load ("migrate-incoming") the machine's state without its memory.
-
-        Memory stays in the RAM file (x-ignore-shared): the state file is below 1 MB.
-        """
-        self.qmp("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
-        self.qmp(command, uri=f"file:{state}")
-
-        def over() -> bool | None:
-            status = self.qmp("query-migrate").get("status")
-            if status == "failed":
-                raise MachineError(
-                    f"{command} failed: {self.qmp('query-migrate').get('error-desc')}", log=self._kept_log()
-                )
-            return True if status == "completed" else None
-
-        deadline.poll(over, interval=0.003, last_seen=f"{command} not completed")
+    def monitor(self) -> contextlib.AbstractContextManager[Monitor]:
+        """Return a session with QEMU's own control channel."""
+        return Monitor.session(self.directory / "qmp.sock", self.lost)
 
     def run(self, argv: Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> CommandResult:
         """Run a command in the guest; see Machine.run."""
@@ -169,44 +153,47 @@ class QemuMachine:
         check(self, ["date", "--utc", "--set", f"@{time.time():.6f}"], deadline)
         check(self, [probe, "reseed"], deadline, stdin=secrets.token_bytes(64))
 
-    def lost(self) -> MachineError:
+    def lost(self) -> HarnessError:
         """Return the error that says why the machine no longer answers."""
+        if self._closed:
+            return MachineDiedError("the machine was closed while it was in use")
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1.0)
         code = self._process.returncode
-        if panic := self.console.panic():
-            return MachineDiedError(f"the guest kernel panicked: {panic}", log=self._kept_log())
         if code is None:
-            return MachineError("the machine closed a connection but still runs", log=self._kept_log())
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        said = self.qemu_output().strip().splitlines()
-        last = f": {said[-1]}" if said else f"; {self.console.last_words()}"
-        return MachineDiedError(f"QEMU {how} in the middle{last}", log=self._kept_log())
+            return MachineError("the machine closed a connection but still runs", log=self.keep_log())
+        written = self.config.ram if self.config.ram_shared else None
+        error = cause(code, self.qemu_output(), self.console, written)
+        error.log = self.keep_log()
+        return error
 
     def qemu_output(self) -> str:
         """Return what QEMU itself printed (not the guest's console)."""
         path = self.directory / "qemu.log"
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
-    def _kept_log(self) -> Path | None:
-        """Copy the console log out of the run directory, which ``close`` removes."""
-        source = self.config.console_log
-        if not source.exists():
-            return None
-        kept = self._run_directory.path.parent / f"{self._run_directory.path.name}.console.log"
-        shutil.copyfile(source, kept)
-        return kept
+    def keep_log(self, *, of_guest: bool = False) -> Path | None:
+        """Write what the machine said to a file that outlives it, once; None where that is impossible.
+
+        QEMU's output and the console; with ``of_guest`` also the logs of the guest's services.
+        """
+        if self._kept_log is None and not self._closed:
+            parts = [f"== QEMU\n{self.qemu_output()}", f"== console\n{self.console.text()}"]
+            if of_guest and self._process.poll() is None:
+                with contextlib.suppress(HarnessError):
+                    soon = Deadline.after(5, "logs of the guest")
+                    parts.append(self.run(["bash", "-c", _GUEST_LOGS], soon).text)
+            self._kept_log = kept_log.keep("machine", "\n".join(parts))
+        return self._kept_log
 
     def close(self) -> None:
-        """Kill QEMU and remove its directory. Idempotent."""
-        self.agent.close()
-        if self._qmp is not None:
-            with contextlib.suppress(QMPError, OSError, EOFError):
-                self._qmp.close()
-            self._qmp = None
+        """Kill QEMU and remove its directory. Idempotent, from any thread."""
+        self._closed = True
+        # First: whoever waits for an answer in another thread finds the connection ended.
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+        self.agent.close()
         self._run_directory.remove()
 
     def __enter__(self) -> Self:

@@ -23,7 +23,8 @@ class QemuConfig:
     ``cpu`` is QEMU's -cpu argument, ``memory_mib`` guest memory in MiB, ``ram`` the file that
     backs it: shared while a template is made, mapped privately (copy on write) by clones.
     ``incoming`` waits for a saved state instead of booting. The file descriptors are listening
-    sockets the parent made. ``directory`` is 0700 and private to the machine.
+    sockets the parent made. ``directory`` is 0700 and private to the machine. ``leash`` are words
+    before the program that make it end with its parent; without them QEMU sees to it itself.
     """
 
     program: tuple[str, ...]
@@ -39,6 +40,7 @@ class QemuConfig:
     memory_mib: int = 1024
     cpus: int = 2
     kernel_arguments: str = ""
+    leash: tuple[str, ...] = ()
 
     @property
     def console_log(self) -> Path:
@@ -60,9 +62,11 @@ def argv(config: QemuConfig) -> list[str]:
     shared = "on" if config.ram_shared else "off"
     append = f"console=ttyAMA0 panic=-1 random.trust_cpu=on {config.kernel_arguments}".strip()
     words = [
+        *config.leash,
         *config.program,
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-run-with", "exit-with-parent=on"),
+        # Not both: it would turn the leash's SIGKILL into a SIGTERM, which QEMU may be slow to obey.
+        *(() if config.leash else ("-run-with", "exit-with-parent=on")),
         *("-machine", "virt,gic-version=3,memory-backend=ram"),
         *("-accel", "tcg,thread=multi", "-cpu", config.cpu, "-smp", str(config.cpus)),
         *("-m", f"{config.memory_mib}M"),

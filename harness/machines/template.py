@@ -6,19 +6,21 @@ privately, so they share its pages until they write to them, and can run any num
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from harness.core import steps
 from harness.core.deadline import Deadline
-from harness.core.errors import StorageError
+from harness.core.errors import HarnessError, MachineError, StorageError
 from harness.machines.qemu import QemuMachine
 from harness.machines.qemu_config import MachineFiles
 
 log = logging.getLogger(__name__)
 
+TEMPLATE_KIND = "template"  # the kind of artifact in the cache
 BOOT_SECONDS = 120.0
 _SAVE_SECONDS = 60.0
 _RAM, _STATE, _FACTS = "ram", "state", "facts.json"
@@ -71,17 +73,32 @@ class Template:
             kernel_arguments=self.spec.kernel_arguments,
         )
         try:
-            machine.migrate("migrate-incoming", self.path / _STATE, deadline)
-            machine.qmp("cont")
+            with machine.monitor() as monitor:
+                monitor.migrate("migrate-incoming", self.path / _STATE, deadline)
+                monitor.execute("cont")
             machine.agent.connect(deadline)
+        except HarnessError as error:
+            log_path = error.log or machine.keep_log()
+            machine.close()
+            raise MachineError(
+                f"the template {self.path} cannot be resumed: {error.message}",
+                hint="if this happens again, remove it with: criu-pac cache prune",
+                log=log_path,
+            ) from error
         except BaseException:
             machine.close()
             raise
         return machine
 
 
-def cold_boot(spec: TemplateSpec, directory: Path) -> QemuMachine:
-    """Return a machine booted from nothing, with its memory file in ``directory``."""
+def cold_boot(
+    spec: TemplateSpec, directory: Path, started: Callable[[QemuMachine], None] = lambda _: None
+) -> QemuMachine:
+    """Return a machine booted from nothing, with its memory file in ``directory``.
+
+    ``started`` is told of the machine before its boot. Raises BootError, MachineDiedError,
+    StorageError, DeadlineError and HostError.
+    """
     machine = QemuMachine.start(
         program=spec.program,
         cpu=spec.cpu,
@@ -92,7 +109,8 @@ def cold_boot(spec: TemplateSpec, directory: Path) -> QemuMachine:
         kernel_arguments=spec.kernel_arguments,
     )
     try:
-        with steps.step("boot"):
+        started(machine)
+        with steps.step("boot"), _explained(machine):
             machine.boot(Deadline.after(BOOT_SECONDS, "boot of the machine"))
     except BaseException:
         machine.close()
@@ -100,23 +118,30 @@ def cold_boot(spec: TemplateSpec, directory: Path) -> QemuMachine:
     return machine
 
 
-def template(store: ArtifactStore, spec: TemplateSpec, prepare: Callable[[QemuMachine], Facts]) -> Template:
+def template(
+    store: ArtifactStore,
+    spec: TemplateSpec,
+    prepare: Callable[[QemuMachine], Facts],
+    started: Callable[[QemuMachine], None] = lambda _: None,
+) -> Template:
     """Return the template of ``spec``, made once: boot, ``prepare``, stop, save.
 
-    Raises what boot and ``prepare`` raise; nothing half made is ever seen by others.
+    ``started`` is told of the machine before its boot, to be able to close it from another
+    thread. Raises what boot and ``prepare`` raise; nothing half made is ever seen by others.
     """
 
     def build(work: Path) -> None:
-        with steps.step(f"template {spec.cpu}"), cold_boot(spec, work) as machine:
-            facts = prepare(machine)
-            with steps.step("save"):
-                machine.qmp("stop")
-                machine.migrate(
-                    "migrate", work / _STATE, Deadline.after(_SAVE_SECONDS, "saving the template")
-                )
+        with steps.step(f"template {spec.cpu}"), cold_boot(spec, work, started) as machine:
+            with _explained(machine):
+                facts = prepare(machine)
+                with steps.step("save"), machine.monitor() as monitor:
+                    monitor.execute("stop")
+                    monitor.migrate(
+                        "migrate", work / _STATE, Deadline.after(_SAVE_SECONDS, "saving the template")
+                    )
             (work / _FACTS).write_text(json.dumps(dict(facts), indent=1, sort_keys=True), "utf-8")
 
-    path = store.artifact("template", spec.key, build)
+    path = store.artifact(TEMPLATE_KIND, spec.key, build)
     try:
         facts = json.loads((path / _FACTS).read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -124,3 +149,13 @@ def template(store: ArtifactStore, spec: TemplateSpec, prepare: Callable[[QemuMa
             f"the template {path} is damaged: {error}", hint="remove it with: criu-pac cache prune"
         ) from error
     return Template(spec=spec, path=path, facts=facts)
+
+
+@contextmanager
+def _explained(machine: QemuMachine) -> Iterator[None]:
+    """Name a log in every error, one that outlives the machine."""
+    try:
+        yield
+    except HarnessError as error:
+        error.log = error.log or machine.keep_log(of_guest=True)
+        raise

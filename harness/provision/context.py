@@ -35,6 +35,7 @@ class Provision:
         self.fetcher = fetcher or Fetcher(self.cache, offline=settings.offline)
         self.archives: dict[str, Archive] = {}
         self.keyrings = dict(keyrings or {})
+        self.notes: list[str] = []  # what was not as the lock says, for the record
         self._groups = groups
         self._lock = lock
 

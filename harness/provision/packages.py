@@ -55,6 +55,7 @@ def obtain(name: str, provision: Provision) -> ObtainedGroup:
         else:
             packages, notes = _present_versions(group, locked, provision)
             pairs = _whole(packages, _fetch(group, packages, provision))
+        provision.notes.extend(notes)
         return ObtainedGroup(
             name=name,
             packages=pairs,

@@ -1,0 +1,53 @@
+"""The door to what runs scenarios, opened when a command needs it: help and cache start without it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.catalogue.bases import Base
+from harness.catalogue.workloads import Workload
+from harness.provision.context import Provision
+from harness.scenario.arms import Arm
+from harness.scenario.options import RunOptions
+from harness.scenario.result import ScenarioResult
+
+if TYPE_CHECKING:
+    from harness.provision.prepared_base import PreparedBase
+    from harness.scenario.lab import Lab
+
+
+def open_lab(provision: Provision, qemu: Path | None) -> "Lab":
+    """Return the lab to run in; ``qemu`` replaces the provided program."""
+    from harness.scenario.lab import Lab  # noqa: PLC0415 -- see the module's docstring
+
+    return Lab(provision, qemu=qemu)
+
+
+def run_arm(arm: Arm, base: "PreparedBase", lab: "Lab", options: RunOptions) -> ScenarioResult:
+    """Run one arm to its end; raises UsageError only."""
+    from harness.scenario.run import run_scenario  # noqa: PLC0415 -- see the module's docstring
+
+    return run_scenario(arm.name, arm.scenario, base, lab, options)
+
+
+def workload(name: str) -> Workload:
+    """Return the workload of this name; raises UsageError and WorkloadError."""
+    from harness.guest.workload import load_workload  # noqa: PLC0415 -- see the module's docstring
+
+    return load_workload(name)
+
+
+def choose_base(name: str, provision: Provision) -> tuple["PreparedBase", str]:
+    """Return the base for ``--base name`` and the note, already told, that says which and why.
+
+    Raises as ``harness.provision.bases.choose_base``.
+    """
+    from harness.provision.bases import choose_base as choose  # noqa: PLC0415 -- see the module's docstring
+
+    return choose(name, provision)
+
+
+def prepare_base(base: Base, provision: Provision) -> "PreparedBase":
+    """Return ``base``; raises as ``harness.provision.bases.prepare_base``."""
+    from harness.provision.bases import prepare_base as prepare  # noqa: PLC0415 -- see the module's docstring
+
+    return prepare(base, provision)

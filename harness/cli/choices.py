@@ -1,0 +1,48 @@
+"""From what a person typed to values of the catalogue."""
+
+import re
+from pathlib import Path
+
+from harness.catalogue.bases import base
+from harness.catalogue.criu_builds import CriuBuild, criu_build
+from harness.catalogue.names import suggestion
+from harness.catalogue.scenario import Driver
+from harness.core.errors import UsageError
+
+AUTO = "auto"  # of --base: whatever can be had
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+# 5G, 500 MB, 1.5g, 1048576
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[KMGT]?)B?", re.IGNORECASE)
+
+
+def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
+    """Return the builds for dump and restore of "3.17.1" or "DUMP:RESTORE"; raises UsageError."""
+    dump, colon, restore = text.partition(":")
+    return criu_build(dump), criu_build(restore if colon else dump)
+
+
+def driver(text: str) -> Driver:
+    """Return the driver of this name; raises UsageError."""
+    known = {one.value: one for one in Driver}
+    if text not in known:
+        raise UsageError(f"unknown driver {text!r}", hint=suggestion(text, known))
+    return known[text]
+
+
+def check_base(text: str) -> None:
+    """Raise UsageError unless ``text`` can be a --base: "auto", a known name, a file that is there."""
+    path = Path(text)
+    if text == AUTO or path.expanduser().is_file():
+        return
+    if "/" in text or ".tar" in path.suffixes:
+        raise UsageError(f"--base {text}: no such file")
+    base(text)
+
+
+def size(text: str) -> int:
+    """Return the bytes "5G", "500MB" or "1000" stand for (K is 1000); raises UsageError."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"{text!r} is no size", hint="write it like 5G or 500M")
+    return int(float(found["number"]) * _UNITS[found["unit"].upper()])

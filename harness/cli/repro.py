@@ -1,0 +1,248 @@
+"""`criu-pac repro`: the bug, and the same again with the cure."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.catalogue.bases import Base
+from harness.catalogue.cpus import DEFAULT_CPU, CpuModel, cpu
+from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
+from harness.catalogue.scenario import Driver
+from harness.catalogue.workloads import Workload
+from harness.cli import backend, choices
+from harness.cli.parallel import ParallelArms, default_parallelism
+from harness.cli.session import Verbosity, session
+from harness.core.errors import ExitCode, HostError, StorageError, UsageError
+from harness.provision.context import Provision
+from harness.reporting import progress
+from harness.reporting.jsonl import append_result
+from harness.reporting.record import write_record
+from harness.reporting.table import print_results
+from harness.scenario.arms import Arm, repro_arms, repro_exit
+from harness.scenario.options import RunOptions
+from harness.scenario.result import ScenarioResult
+
+if TYPE_CHECKING:
+    from harness.provision.prepared_base import PreparedBase
+    from harness.scenario.lab import Lab
+
+_RESULTS = Path("criu-pac-results")
+_TIMEOUT = 120.0
+_GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
+
+BaseOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|ubuntu-24.04|debian-13|TAR",
+        help="Userland of the container: the first that can be had, a named one, or a root file system.",
+    ),
+]
+CpuOption = Annotated[str, typer.Option("--cpu", metavar="MODEL", help="CPU model of the machine.")]
+QemuOption = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Another qemu-system-aarch64 than the provided one.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked for, understood; ``timeout`` in seconds per arm."""
+
+    cpu: CpuModel
+    criu: tuple[CriuBuild, CriuBuild]
+    base: str
+    workload: Workload
+    driver: Driver
+    control: bool
+    keep: bool
+    timeout: float
+    qemu: Path | None
+
+    def arms(self, base: Base) -> tuple[Arm, ...]:
+        """Return the arms on ``base``; raises UsageError."""
+        return repro_arms(
+            cpu=self.cpu,
+            criu_dump=self.criu[0],
+            criu_restore=self.criu[1],
+            base=base,
+            workload=self.workload,
+            driver=self.driver,
+            control=self.control,
+        )
+
+    def command(self, base: Base) -> str:
+        """Return the command line that runs the same again, with nothing left to choose."""
+        words = ["criu-pac", "repro", "--cpu", self.cpu.name]
+        words += ["--criu", ":".join(build.name for build in self.criu)]
+        words += ["--base", str(base.tar or base.name)]
+        words += ["--workload", self.workload.name, "--driver", self.driver.value]
+        words += ["--timeout", f"{self.timeout:g}"]
+        words += ["--control"] * self.control
+        words += ["--qemu", str(self.qemu)] if self.qemu else []
+        return shlex.join(words)
+
+
+def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
+    *,
+    cpu_name: CpuOption = DEFAULT_CPU.name,
+    criu: Annotated[
+        str, typer.Option(metavar="VERSION|DUMP:RESTORE", help="CRIU, for dump and restore.")
+    ] = DEFAULT_CRIU.name,
+    base: BaseOption = choices.AUTO,
+    workload: Annotated[str, typer.Option(metavar="NAME", help="The process that is dumped.")] = (
+        "python-sleeper"
+    ),
+    driver: Annotated[str, typer.Option(metavar="criu", help="Who calls CRIU.")] = Driver.CRIU.value,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="Two more arms, which must survive: a CPU without PAC, an unprotected userland.",
+        ),
+    ] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help=f"Where results.jsonl and evidence go; default: ./{_RESULTS}/<time>."
+        ),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the machines running until Ctrl-C, to look around.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For one arm as a whole.")] = _TIMEOUT,
+    qemu: QemuOption = None,
+    verbose: Verbosity = 0,
+) -> int:
+    """Dump and restore a process with stock CRIU, and again with the PAC key module."""
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"--timeout {timeout:g}: must be a number of seconds above 0")
+    if results is not None and results.exists() and not results.is_dir():
+        raise UsageError(f"--results {results}: not a directory")
+    choices.check_base(base)
+    request = Request(
+        cpu=cpu(cpu_name),
+        criu=choices.criu_pair(criu),
+        base=base,
+        workload=backend.workload(workload),
+        driver=choices.driver(driver),
+        control=control,
+        keep=keep,
+        timeout=timeout,
+        qemu=qemu,
+    )
+    with (
+        session(verbose),
+        Provision.from_environment() as provision,
+        backend.open_lab(provision, qemu) as lab,
+    ):
+        return _run(request, provision, lab, results, verbose=verbose > 0)
+
+
+def _run(request: Request, provision: Provision, lab: "Lab", results: Path | None, *, verbose: bool) -> int:
+    started = datetime.now(UTC)
+    with progress.shown(verbose=verbose):
+        chosen, _ = backend.choose_base(request.base, provision)
+        arms = request.arms(chosen.base)
+        bases = _prepared(arms, chosen, provision)
+        # A QEMU that cannot be used is an error of the command, not a result of every arm.
+        _ = lab.qemu_version
+    command = request.command(chosen.base)
+    directory = results.absolute() if results else _new_directory(started)
+    options = RunOptions(results=directory, timeout=request.timeout, keep=request.keep, command=command)
+
+    def record() -> None:
+        used = {**lab.manifest(), "bases": {name: _base_record(one) for name, one in bases.items()}}
+        write_record(directory, command=command, started=f"{started:%Y-%m-%dT%H:%M:%SZ}", used=used)
+
+    record()  # now, so that an interrupted run says what it was, and again when everything is known
+    with ParallelArms(
+        arms,
+        lambda arm: backend.run_arm(arm, bases[arm.scenario.base.name], lab, options),
+        lab.close,
+        at_once=default_parallelism(len(arms)),
+        linger=request.keep,
+    ) as running:
+        with progress.shown(verbose=verbose):
+            finished = _collected(arms, running, lambda result: append_result(directory, result))
+        record()
+        code = _report(finished, directory)
+        if request.keep:
+            _wait_for_interrupt()
+        return code
+
+
+def _prepared(
+    arms: Sequence[Arm], chosen: "PreparedBase", provision: Provision
+) -> Mapping[str, "PreparedBase"]:
+    """Return the bases of all arms by name: the chosen one, and that of a control."""
+    prepared = {chosen.base.name: chosen}
+    for base in (arm.scenario.base for arm in arms):
+        if base.name not in prepared:
+            prepared[base.name] = backend.prepare_base(base, provision)
+    return prepared
+
+
+def _base_record(base: "PreparedBase") -> Mapping[str, object]:
+    return {
+        "route": base.route.value,
+        "digest": base.digest,
+        "index_digest": base.index_digest,
+        "manifest_digest": base.manifest_digest,
+        "notes": list(base.notes),
+    }
+
+
+def _collected(
+    arms: Sequence[Arm], running: ParallelArms, finished: Callable[[ScenarioResult], object]
+) -> list[ScenarioResult]:
+    """Return the results in the order of the arms, each given to ``finished`` as soon as it is there."""
+    results = {}
+    for result in running.results():
+        finished(result)
+        results[result.arm] = result
+    return [results[arm.name] for arm in arms]
+
+
+def _report(results: Sequence[ScenarioResult], directory: Path) -> int:
+    code, sentence = repro_exit(results)
+    failed = code == ExitCode.INFRASTRUCTURE
+    print_results(results, None if failed else sentence)
+    sys.stdout.flush()
+    typer.echo(f"results and evidence: {directory}", err=True)
+    if failed:
+        raise HostError(sentence)
+    return code
+
+
+def _wait_for_interrupt() -> None:
+    """Keep the command, and with it its machines, alive until Ctrl-C."""
+    typer.echo("the machines are kept; Ctrl-C ends them", err=True)
+    try:
+        while True:
+            # Not signal.pause: a signal that comes just before a wait begins does not end it.
+            time.sleep(_GLANCE)
+    except KeyboardInterrupt:
+        typer.echo("", err=True)
+
+
+def _new_directory(started: datetime) -> Path:
+    """Make and return a results directory of this run's own."""
+    for number in range(1, 100):
+        suffix = f"-{number}" if number > 1 else ""
+        path = (_RESULTS / f"{started:%Y%m%dT%H%M%SZ}{suffix}").absolute()
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StorageError(
+                f"cannot make {path}: {error.strerror}", hint="name another place with --results"
+            ) from error
+        return path
+    raise StorageError(f"no free name left in {_RESULTS.absolute()}")

@@ -1,0 +1,46 @@
+"""`criu-pac shell`: a console in a fresh machine."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from harness.catalogue.cpus import DEFAULT_CPU, cpu
+from harness.catalogue.criu_builds import DEFAULT_CRIU, criu_build
+from harness.catalogue.kernels import DEFAULT_KERNEL, kernel
+from harness.cli import backend
+from harness.cli.choices import AUTO, check_base
+from harness.cli.repro import BaseOption, CpuOption, QemuOption
+from harness.cli.session import Verbosity, session
+from harness.core.errors import UsageError
+from harness.provision.context import Provision
+from harness.reporting import progress
+
+
+def shell(
+    *,
+    cpu_name: CpuOption = DEFAULT_CPU.name,
+    kernel_name: Annotated[
+        str, typer.Option("--kernel", metavar="VERSION", help="Kernel of the machine.")
+    ] = DEFAULT_KERNEL.name,
+    criu: Annotated[str, typer.Option(metavar="VERSION", help="CRIU in the machine.")] = DEFAULT_CRIU.name,
+    base: BaseOption = AUTO,
+    qemu: QemuOption = None,
+    verbose: Verbosity = 0,
+) -> int:
+    """Open a root shell in a fresh clone; Ctrl-] leaves it, and the machine is gone."""
+    model, guest, build = cpu(cpu_name), kernel(kernel_name), criu_build(criu)
+    check_base(base)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("criu-pac shell needs a terminal")
+    with (
+        session(verbose),
+        Provision.from_environment() as provision,
+        backend.open_lab(provision, qemu) as lab,
+    ):
+        with progress.shown(verbose=verbose > 0):
+            prepared, _ = backend.choose_base(base, provision)
+            machine = lab.clone_for_shell(model, guest, prepared, build)
+        typer.echo(f"{model.name}, kernel {guest.name}, {build.label}. Ctrl-] leaves.", err=True)
+        machine.console.interact()
+    return 0

@@ -1,0 +1,1 @@
+"""Running one scenario: phases, observation, evidence, outcome, verdict."""

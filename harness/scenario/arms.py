@@ -1,0 +1,164 @@
+"""The arms of `criu-pac repro`, and what their results mean together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from harness.catalogue.bases import CONTROL_BASE, Base
+from harness.catalogue.cpus import CONTROL_CPU, CpuModel
+from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.kernels import DEFAULT_KERNEL
+from harness.catalogue.outcome import Outcome, Verdict
+from harness.catalogue.prediction import predict
+from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
+from harness.catalogue.workloads import Workload
+from harness.core.errors import ExitCode, UsageError
+from harness.scenario.result import ScenarioResult
+
+STOCK = "stock"
+WITH_MODULE = "pac-key-module"
+CONTROL_NO_PAC = "control-no-pac"
+CONTROL_UNPROTECTED = "control-unprotected"
+
+# What each kind of verdict is worth; of several arms the first of _WORST_FIRST decides.
+_EXIT_CODES: Mapping[Verdict, int] = MappingProxyType(
+    {
+        Verdict.AS_PREDICTED: ExitCode.OK,
+        Verdict.KNOWN_ISSUE: ExitCode.OK,
+        Verdict.REGRESSION: ExitCode.REGRESSION,
+        Verdict.FIXED: ExitCode.REGRESSION,
+        Verdict.INVALID: ExitCode.INVALID,
+        Verdict.ERROR: ExitCode.INFRASTRUCTURE,
+    }
+)
+_WORST_FIRST = (ExitCode.REGRESSION, ExitCode.INVALID, ExitCode.INFRASTRUCTURE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One scenario of a comparison, under a name that says what is particular about it."""
+
+    name: str
+    scenario: Scenario
+
+
+def repro_arms(
+    *,
+    cpu: CpuModel,
+    criu_dump: CriuBuild,
+    criu_restore: CriuBuild,
+    base: Base,
+    workload: Workload,
+    driver: Driver,
+    control: bool,
+) -> tuple[Arm, ...]:
+    """Return the arms: without and with the key module, and with ``control`` two that must survive.
+
+    The module is all that the first two differ in; the controls have no module either, and
+    each lacks one half of the cause: a CPU that authenticates, a userland that signs. Raises
+    UsageError when ``control`` is asked for and the workload cannot be such a control.
+    """
+
+    def arm(name: str, cpu: CpuModel, base: Base, module: KeyModule = KeyModule.NONE) -> Arm:
+        machine = MachineSpec(cpu=cpu, kernel=DEFAULT_KERNEL)
+        scenario = Scenario(
+            source=machine,
+            target=machine,
+            criu_dump=criu_dump,
+            criu_restore=criu_restore,
+            module=module,
+            workload=workload,
+            base=base,
+            driver=driver,
+        )
+        return Arm(name=name, scenario=scenario)
+
+    arms = [arm(STOCK, cpu, base), arm(WITH_MODULE, cpu, base, KeyModule.PLUGIN)]
+    if control:
+        controls = (
+            arm(CONTROL_NO_PAC, CONTROL_CPU, base),
+            arm(CONTROL_UNPROTECTED, cpu, CONTROL_BASE),
+        )
+        for one in controls:
+            if (prediction := predict(one.scenario)).outcome is not Outcome.SURVIVED:
+                raise UsageError(
+                    f"{one.name} is no control with the workload {workload.name}: {prediction.why}",
+                    hint="leave out --control or take --workload python-sleeper",
+                )
+        arms += controls
+    return tuple(arms)
+
+
+def repro_exit(results: Sequence[ScenarioResult]) -> tuple[int, str]:
+    """Return the exit code of the arms together and the sentence that says what they showed.
+
+    0 only when the arm without the module died of pointer authentication as predicted, the
+    arm with it survived, and so did every control. Raises ValueError without both main arms.
+    """
+    by_name = {result.arm: result for result in results}
+    if missing := {STOCK, WITH_MODULE} - by_name.keys():
+        raise ValueError(f"no result of {', '.join(sorted(missing))}")
+    findings = [_finding(result) for result in results]
+    for code in _WORST_FIRST:
+        sentences = [sentence for found, sentence in findings if found == code]
+        if sentences:
+            return code, " ".join(sentences)
+    return ExitCode.OK, _success(by_name)
+
+
+def _finding(result: ScenarioResult) -> tuple[int, str]:
+    """Return what one arm is worth and, unless that is 0, a sentence about it."""
+    code = _EXIT_CODES[result.verdict]
+    if code == ExitCode.INFRASTRUCTURE:
+        return code, f"The harness could not finish the arm {result.arm}: {_clause(result.reason)}."
+    if code == ExitCode.INVALID:
+        broken = [premise.name for premise in result.premises if not premise.holds]
+        which = f" ({', '.join(broken)} not observed as declared)" if broken else ""
+        return code, f"The arm {result.arm} proves nothing{which}: {_clause(result.reason)}."
+    if code == ExitCode.REGRESSION:
+        return code, _surprise(result)
+    if result.arm == STOCK and not result.outcome.is_pac_fault:
+        why = f"known issue {result.known_issue}" if result.known_issue else result.prediction.why
+        return ExitCode.INVALID, f"This cell cannot show the bug: {why}."
+    if result.arm != STOCK and result.outcome is not Outcome.SURVIVED:
+        why = f"known issue {result.known_issue}" if result.known_issue else result.prediction.why
+        return ExitCode.INVALID, f"The arm {result.arm} cannot survive in this cell: {why}."
+    return ExitCode.OK, ""
+
+
+def _clause(reason: str) -> str:
+    """Return a reason without the full stop it may end with."""
+    return reason.rstrip(" .")
+
+
+def _surprise(result: ScenarioResult) -> str:
+    """Return the sentence about an outcome that nobody expected."""
+    if result.arm == STOCK and result.outcome is Outcome.SURVIVED:
+        return (
+            "Without the key module the process kept running after its restore although it was "
+            f"predicted to die: {_clause(result.reason)}. The bug did not appear."
+        )
+    if result.arm == WITH_MODULE and result.outcome.is_fault:
+        return (
+            "The restored process died although the key module was loaded: "
+            f"{_clause(result.reason)}. The cure did not work here."
+        )
+    expected = f"known issue {result.known_issue}" if result.known_issue else result.prediction.outcome.value
+    return (
+        f"The arm {result.arm} ended in {result.outcome.value} where {expected} was expected: "
+        f"{_clause(result.reason)}."
+    )
+
+
+def _success(by_name: Mapping[str, ScenarioResult]) -> str:
+    sentence = (
+        "Without the key module the restored process died as soon as it returned to its caller (the return "
+        "address was signed with keys that CRIU did not carry over); with the module it kept running: the "
+        "bug of CRIU issue 2595 is reproduced and the cure works."
+    )
+    if {CONTROL_NO_PAC, CONTROL_UNPROTECTED} <= by_name.keys():
+        sentence += (
+            " Without pointer authentication in the CPU, or without signed return addresses in the "
+            "program, the same dump and restore do no harm."
+        )
+    return sentence

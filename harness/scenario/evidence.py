@@ -1,0 +1,99 @@
+"""Evidence: what a scenario leaves on disk, collected before anything is killed.
+
+Every collector is bounded and its failure is itself written down. Images, key files and
+memory are never collected; core files arrive with their key notes already blanked by the
+handler in the guest.
+"""
+
+import contextlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core.deadline import Deadline
+from harness.core.errors import HarnessError
+from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT
+from harness.machines.protocol import Machine, check
+from harness.machines.qemu import QemuMachine
+from harness.scenario.observation import Observation
+
+_SECONDS = 20.0
+# CRIU's images hold the memory of the task (and, since 4.1, its keys): logs and names only.
+_PACK = f"""
+cd / && ls -ln {IMAGES} > /run/criu-pac/images.list
+set -- run/criu-pac/images.list {EXITS[1:]} {OUTPUT[1:]}
+for one in {IMAGES[1:]}/*.log {CORES[1:]}/core.*; do [ -f "$one" ] && set -- "$@" "$one"; done
+exec busybox tar -c "$@"
+"""
+
+
+def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
+    """Write the evidence of one scenario into ``directory``; never raises a HarnessError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
+
+    def attempt(what: str, collector: Callable[[], None]) -> None:
+        try:
+            collector()
+        except (HarnessError, OSError, tarfile.TarError) as error:
+            failures.append(f"{what}: {error}")
+
+    attempt("files of the guest", lambda: _guest_files(machine, directory))
+    attempt("kernel log", lambda: _kernel_log(machine, directory))
+    attempt("console log", lambda: _write(directory / "console.log", machine.console.text()))
+    attempt("observations", lambda: _write(directory / "observations.json", _observations(seen)))
+    if failures:
+        with contextlib.suppress(OSError):
+            _write(directory / "not-collected.txt", "\n".join(failures) + "\n")
+
+
+def collect_hang(machine: QemuMachine, directory: Path) -> None:
+    """Write stacks, wait channels and states of every task, for a scenario that hangs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    script = (
+        'for t in /proc/[0-9]*/task/[0-9]*; do echo "== $t $(cat $t/comm)"; '
+        "grep -E '^(State|TracerPid|SigBlk)' $t/status; cat $t/wchan; echo; cat $t/stack; done 2>&1"
+    )
+    try:
+        text = machine.run(["bash", "-c", script], Deadline.after(_SECONDS, "stacks of all tasks")).text
+    except HarnessError as error:
+        text = f"not collected: {error}\n"
+    _write(directory / "stacks.txt", text)
+
+
+def read_kernel_log(machine: Machine) -> str:
+    """Return the kernel log since the machine was prepared."""
+    return check(machine, ["dmesg"], Deadline.after(_SECONDS, "kernel log")).text
+
+
+def _guest_files(machine: QemuMachine, directory: Path) -> None:
+    packed = check(machine, ["bash", "-c", _PACK], Deadline.after(_SECONDS, "evidence of the guest"))
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        for member in archive:
+            stream = archive.extractfile(member) if member.isreg() else None
+            if stream is not None:
+                (directory / Path(member.name).name).write_bytes(stream.read())
+
+
+def _kernel_log(machine: QemuMachine, directory: Path) -> None:
+    _write(directory / "kernel.log", read_kernel_log(machine))
+
+
+def _observations(seen: Observation) -> str:
+    return json.dumps(seen, indent=1, default=_readable)
+
+
+def _readable(value: object) -> Any:
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")

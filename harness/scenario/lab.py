@@ -1,0 +1,273 @@
+"""The lab: everything scenarios are run with, made once and shared by the arms of a command."""
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.catalogue.cpus import CpuModel
+from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.kernels import Kernel
+from harness.catalogue.workloads import Workload
+from harness.core import steps
+from harness.core.deadline import Deadline
+from harness.core.errors import HarnessError, MachineError
+from harness.core.resources import data_directory
+from harness.guest.engine import tar_of
+from harness.guest.prepare import ContainerImage, prepare
+from harness.guest.probe import PROBE, build_probe, probe_key
+from harness.guest.workload import available_workloads, load_workload, workload_directory
+from harness.key_module.build import PLUGIN_NAME, build_plugin, plugin_key
+from harness.machines.qemu import QemuMachine
+from harness.machines.qemu_config import MachineFiles
+from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, cold_boot, template
+from harness.provision.base_protection import LIBC_PATHS, check_protection
+from harness.provision.bundle import bundle
+from harness.provision.context import Provision
+from harness.provision.guest_image import Part, boot_files, content_key, root_image, tools_image
+from harness.provision.prepared_base import ImageKind, PreparedBase
+from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
+from harness.scenario.qemu_program import QemuProgram, bundled_qemu, qemu_at
+
+_PREPARATION = "1"  # raise when what a template holds changes without its parts changing
+_CONTROL_WORKLOAD = "python-sleeper"
+CLONE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineKind:
+    """What a template is made for."""
+
+    cpu: CpuModel
+    kernel: Kernel
+    base: PreparedBase
+    builds: tuple[CriuBuild, ...]
+
+
+class Lab:
+    """Programs, images and templates, and the machines running from them.
+
+    Use as a context manager; ``close`` may be called from any thread and ends every machine.
+    ``qemu`` is another QEMU than the provided one.
+    """
+
+    def __init__(self, provision: Provision, *, qemu: Path | None = None) -> None:
+        self.provision = provision
+        self._given_qemu = qemu
+        self._program: QemuProgram | None = None
+        self._machines: set[QemuMachine] = set()
+        self._closed = False
+        self._mutex = threading.Lock()
+        self._template_locks: dict[str, threading.Lock] = {}
+
+    @property
+    def qemu(self) -> QemuProgram:
+        """The QEMU machines run on; HostError when the given one lacks something."""
+        with self._mutex:
+            if self._program is None:
+                self._program = (
+                    qemu_at(self._given_qemu) if self._given_qemu else bundled_qemu(self.provision)
+                )
+            return self._program
+
+    @property
+    def qemu_version(self) -> str:
+        """Version of QEMU, as in "11.1.3"."""
+        return self.qemu.version
+
+    def template(self, kind: MachineKind) -> Template:
+        """Return the template for ``kind``, made when nobody has; raises what making it raises."""
+        spec, prepared = self._recipe(kind)
+        with self._template_lock(spec.key):
+            if not self.provision.cache.existing_artifact(TEMPLATE_KIND, spec.key):
+                # A base that signs nothing is refused here, not after a minute of booting.
+                check_protection(kind.base)
+            return template(self.provision.cache, spec, prepared)
+
+    def cold_machine(self, kind: MachineKind, directory: Path) -> QemuMachine:
+        """Return a machine made the way a template is, to compare; its memory file is in ``directory``."""
+        spec, prepared = self._recipe(kind)
+        machine = cold_boot(spec, directory)
+        try:
+            prepared(machine)
+        except BaseException:
+            machine.close()
+            raise
+        self._register(machine)
+        return machine
+
+    def _recipe(self, kind: MachineKind) -> tuple[TemplateSpec, Callable[[QemuMachine], Mapping[str, str]]]:
+        """Return what a template is made from, and how the machine is prepared."""
+        files = self._files(kind)
+        context, workloads = self._build_context(kind.base)
+        key = content_key(
+            *(_PREPARATION, self.qemu.key, kind.cpu.qemu, *(_artifact_name(path) for path in _paths(files))),
+            *(kind.base.digest, hashlib.sha256(context).hexdigest()),
+        )
+        image = ContainerImage(
+            reference=kind.base.reference,
+            archive=kind.base.image_archive,
+            is_image_archive=kind.base.kind is ImageKind.LOAD,
+            context=context,
+        )
+        programs = [kind.base.base.interpreter, *(f"/{path}" for path in LIBC_PATHS), *workloads]
+        builds = {build.name: build for build in kind.builds}
+
+        def prepared(machine: QemuMachine) -> Mapping[str, str]:
+            self._register(machine)
+            try:
+                return prepare(machine, image, builds, load_workload(_CONTROL_WORKLOAD), programs)
+            finally:
+                self._machines.discard(machine)
+
+        return TemplateSpec(key=key, program=self.qemu.command, cpu=kind.cpu.qemu, files=files), prepared
+
+    def clone(self, made: Template) -> QemuMachine:
+        """Return a running clone with the host's time and random numbers of its own."""
+        self._check_open()
+        machine = made.clone(Deadline.after(CLONE_SECONDS, "start of a clone"))
+        self._register(machine)
+        machine.refresh_identity(Deadline.after(CLONE_SECONDS, "identity of a clone"), probe=PROBE)
+        return machine
+
+    def release(self, machine: QemuMachine) -> None:
+        """End a machine. Idempotent."""
+        self._machines.discard(machine)
+        machine.close()
+
+    def clone_for_shell(
+        self, cpu: CpuModel, kernel: Kernel, base: PreparedBase, build: CriuBuild
+    ) -> QemuMachine:
+        """Return a fresh clone to be used by hand."""
+        return self.clone(self.template(MachineKind(cpu=cpu, kernel=kernel, base=base, builds=(build,))))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return versions and digests of everything used, for the evidence."""
+        locked = {name: self.provision.locked_digest(name) for name in sorted(self.provision.lock)}
+        return {
+            "qemu": {"version": self.qemu.version, "key": self.qemu.key},
+            "packages": locked,
+            "probe": probe_key(),
+            "key_module": plugin_key(),
+            "notes": list(self.provision.notes),
+            "bytes_downloaded": self.provision.fetcher.bytes_downloaded,
+        }
+
+    def close(self) -> None:
+        """End every machine; later attempts to start one fail. Idempotent, from any thread."""
+        with self._mutex:
+            self._closed = True
+            doomed = list(self._machines)
+            self._machines.clear()
+        for machine in doomed:
+            with contextlib.suppress(HarnessError):
+                machine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _register(self, machine: QemuMachine) -> None:
+        with self._mutex:
+            if not self._closed:
+                self._machines.add(machine)
+                return
+        machine.close()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MachineError("the command is ending; no machine is started any more")
+
+    def _template_lock(self, key: str) -> threading.Lock:
+        with self._mutex:
+            return self._template_locks.setdefault(key, threading.Lock())
+
+    def _files(self, kind: MachineKind) -> MachineFiles:
+        boot = boot_files(self.provision, kind.kernel.package_group, kind.kernel.modules)
+        return MachineFiles(
+            kernel=boot.kernel,
+            initramfs=boot.initramfs,
+            root=root_image(self.provision),
+            tools=tools_image(self.provision, self._tools(kind.builds)),
+        )
+
+    def _tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
+        cache = self.provision.cache
+        probe = cache.artifact(
+            "probe", probe_key()[:32], lambda work: _built(build_probe, work / "pacprobe", cache.root)
+        )
+        module = cache.artifact(
+            "key-module", plugin_key()[:32], lambda work: _built(build_plugin, work / PLUGIN_NAME, cache.root)
+        )
+        none = cache.artifact("no-plugins", "empty", lambda _: None)
+        parts = [
+            Part(place="bin/pacprobe", path=probe / "pacprobe", digest=probe_key()),
+            Part(
+                place=f"plugins/pac-key-module/{PLUGIN_NAME}", path=module / PLUGIN_NAME, digest=plugin_key()
+            ),
+            Part(place="plugins/none", path=none, digest="empty"),
+        ]
+        for build in builds:
+            unpacked = bundle(build.package_group, self.provision)
+            parts.append(Part(place=f"criu/{build.name}", path=unpacked.root, digest=unpacked.root.name))
+        return parts
+
+    def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
+        """Return the docker build context and the compiled workloads' places in the container."""
+        recipe = data_directory("containers") / ("user" if base.base.tar else base.base.name) / "Dockerfile"
+        files = {"Dockerfile": recipe.read_bytes()}
+        if base.python_layer:
+            files["python.tar"] = base.python_layer.read_bytes()
+        programs = []
+        for name in available_workloads():
+            workload = load_workload(name)
+            # Files only: pip compiles the Python among them into a __pycache__ beside it.
+            for path in sorted(path for path in workload_directory(workload).iterdir() if path.is_file()):
+                files[f"workloads/{name}/{path.name}"] = path.read_bytes()
+            if workload.language == "c":
+                files[f"workloads/{name}/{name}"] = self._compiled(workload).read_bytes()
+                programs.append(f"/opt/workloads/{name}/{name}")
+        return tar_of(
+            files, executable=lambda path: path.rsplit("/", 1)[-1] in path.split("/")[:-1]
+        ), programs
+
+    def _compiled(self, workload: Workload) -> Path:
+        sources = sorted(workload_directory(workload).glob("*.c"))
+        protection = "standard" if workload.protected else "none"
+        flags = ("-O2", "-pthread", f"-mbranch-protection={protection}", "-fno-omit-frame-pointer")
+        cache = self.provision.cache
+
+        def build(work: Path) -> None:
+            with steps.step(f"compile {workload.name}"):
+                compile_c(
+                    sources,
+                    work / workload.name,
+                    target=AARCH64_LINUX,
+                    flags=flags,
+                    cache_root=cache.root / "zig",
+                )
+
+        key = source_key(sources, AARCH64_LINUX, *flags)[:32]
+        return cache.artifact("workload", key, build) / workload.name
+
+
+def _built(build: Any, output: Path, cache_root: Path) -> None:
+    build(output, cache_root / "zig")
+
+
+def _paths(files: MachineFiles) -> tuple[Path, ...]:
+    return (files.kernel, files.initramfs, files.root, files.tools)
+
+
+def _artifact_name(path: Path) -> str:
+    # An artifact's directory is named by the digest of what it was made from.
+    return path.parent.name

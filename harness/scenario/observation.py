@@ -1,0 +1,179 @@
+"""What was seen in one scenario, and the outcome it amounts to.
+
+Nothing here knows predictions: outcome and prediction are computed by code that shares nothing.
+"""
+
+import signal as signals
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.catalogue.outcome import Outcome, Premise
+from harness.guest.criu import CriuRun
+from harness.guest.probe_results import CoreReport, KeyFingerprints, ThreadsReport, WatchReport
+from harness.parsing.kernel_fault import KernelFault
+from harness.parsing.pac import pac_bits
+from harness.scenario.result import Registers
+
+
+@dataclass(slots=True, kw_only=True)
+class Observation:
+    """Filled in phase by phase; whatever a phase did not reach stays None.
+
+    ``held`` is the task before the first dump, ``restored`` after the last restore (a ptrace
+    stop), ``core`` and ``fault`` its death. ``exit_status`` is a raw wait status. ``carrier``:
+    something that ran was there to carry the keys.
+    """
+
+    premises: dict[str, Premise] = field(default_factory=dict)
+    carrier: bool = False
+    held: ThreadsReport | None = None
+    rehearsal: WatchReport | None = None
+    fresh: KeyFingerprints | None = None
+    dump: CriuRun | None = None
+    restore: CriuRun | None = None
+    exit_status: int | None = None
+    core: CoreReport | None = None
+    fault: KernelFault | None = None
+    restored: ThreadsReport | None = None
+    ticks_before: int = 0
+    ticks_after: int = 0
+    ticks_wanted: int = 0
+    verified: bool | None = None
+
+    @property
+    def frames(self) -> int:
+        """Distinct signed frames returned through on every round of the workload."""
+        if self.rehearsal is None:
+            return 0
+        return len({(frame.address, frame.lr) for frame in self.rehearsal.returned if frame.signed})
+
+    @property
+    def insn_mask(self) -> int | None:
+        """insn_mask of NT_ARM_PAC_MASK, of the dead task if it died, else of the live one."""
+        if self.core:
+            return self.core.threads[0].insn_mask
+        report = self.restored or self.held
+        return report.threads[0].insn_mask if report and report.threads else None
+
+    def keys_before(self) -> Mapping[int, KeyFingerprints | None]:
+        """Fingerprints of the dumped task by thread id in its pid namespace."""
+        return {thread.nstid: thread.keys for thread in self.held.threads} if self.held else {}
+
+    def keys_after(self) -> Mapping[int, KeyFingerprints | None]:
+        """Fingerprints of the restored task: from its core if it died, else from a ptrace stop."""
+        if self.core:
+            return {thread.nstid: thread.keys for thread in self.core.threads}
+        return {thread.nstid: thread.keys for thread in self.restored.threads} if self.restored else {}
+
+    def keys_equal(self) -> bool | None:
+        """Whether every thread of the restored task has the keys it was dumped with; None if unread."""
+        before, after = self.keys_before(), self.keys_after()
+        if not before or before.keys() != after.keys():
+            return None
+        if any(keys is None for keys in (*before.values(), *after.values())):
+            return None
+        return before == after
+
+    def masks_equal(self) -> bool | None:
+        """Whether every thread kept its enabled-keys mask; None if unread or the task died."""
+        if not (self.held and self.restored):
+            return None
+        before = {thread.nstid: thread.enabled_keys for thread in self.held.threads}
+        return before == {thread.nstid: thread.enabled_keys for thread in self.restored.threads}
+
+    def registers(self) -> Registers:
+        """Return PC and LR of the dead task with the PAC bits in them, or of the live one."""
+        thread = self.core.threads[0] if self.core else None
+        pc = thread.pc if thread else (self.fault.pc if self.fault else None)
+        lr = thread.lr if thread else (self.fault.lr if self.fault else None)
+        mask = self.insn_mask
+        if self.signal is None:
+            return Registers(pac_mask=mask)
+        for name, value in (("pc", pc), ("lr", lr)):
+            if value is not None and mask and (bits := pac_bits(value, mask)):
+                return Registers(pc=pc, lr=lr, pac_mask=mask, pac_register=name, pac_bits=bits)
+        return Registers(pc=pc, lr=lr, pac_mask=mask)
+
+    @property
+    def signal(self) -> str | None:
+        """Name of the signal that killed the restored task, or None."""
+        if self.exit_status is None or not (number := self.exit_status & 0x7F):
+            return None
+        return signals.Signals(number).name
+
+
+def decide(seen: Observation) -> tuple[Outcome, str]:
+    """Return the outcome and the reason in a sentence; precedence as in the architecture."""
+    return _invalid(seen) or _stuck(seen) or _end(seen) or _life(seen)
+
+
+def _invalid(seen: Observation) -> tuple[Outcome, str] | None:
+    broken = [
+        f"premise {one.name}: declared {_word(one.declared)}, observed {_word(one.observed)}"
+        for one in seen.premises.values()
+        if not one.holds
+    ]
+    if not broken and seen.dump is None:
+        broken = ["nothing was dumped"]
+    return (Outcome.INVALID, "; ".join(broken)) if broken else None
+
+
+def _stuck(seen: Observation) -> tuple[Outcome, str] | None:
+    """Judge a dump that failed, or a call of CRIU that did not come back."""
+    for name, call in (("dump", seen.dump), ("restore", seen.restore)):
+        if call is None:
+            return Outcome.INVALID, f"there was no {name}"
+        if call.hung:
+            last = call.log.last_line
+            return Outcome.HUNG, f"the {name} did not end within its deadline; last log line: {last}"
+        if name == "dump" and call.returncode != 0:
+            return Outcome.DUMP_FAILED, f"dump ended with {call.returncode}: {call.reason}"
+    return None
+
+
+def _end(seen: Observation) -> tuple[Outcome, str] | None:
+    """Judge a death of the restored task, whatever restore returned, or a restore that was refused."""
+    if seen.core or seen.signal:
+        return _death(seen)
+    if seen.restore and seen.restore.returncode != 0:
+        why = f"restore ended with {seen.restore.returncode}: {seen.restore.reason}"
+        return Outcome.RESTORE_REFUSED, why
+    if seen.exit_status is not None:
+        why = f"the restored task ended by itself, wait status 0x{seen.exit_status:x}"
+        return Outcome.CRASHED_OTHER, why
+    return None
+
+
+def _death(seen: Observation) -> tuple[Outcome, str]:
+    registers = seen.registers()
+    where = f"pc {_hex(registers.pc)}, lr {_hex(registers.lr)}"
+    if seen.signal == "SIGILL" and seen.fault is not None and seen.fault.is_fpac:
+        return Outcome.FPAC_FAULT, f"authentication failed and trapped (FPAC) in the restored task: {where}"
+    if seen.signal == "SIGSEGV" and registers.pac_bits:
+        register = (registers.pac_register or "").upper()
+        return Outcome.SIGNED_PC_FAULT, f"SIGSEGV with PAC bits left in {register}: {where}"
+    return Outcome.CRASHED_OTHER, f"the restored task died of {seen.signal}: {where}"
+
+
+def _life(seen: Observation) -> tuple[Outcome, str]:
+    progressed = seen.ticks_after - seen.ticks_before
+    if progressed < seen.ticks_wanted:
+        return (
+            Outcome.HUNG,
+            f"the restored task is alive but showed {progressed} of {seen.ticks_wanted} ticks",
+        )
+    if seen.verified is False:
+        return Outcome.STATE_LOST, "the workload says FAIL about its own state"
+    if seen.carrier and seen.keys_equal() is False:
+        return Outcome.STATE_LOST, "alive, but with other keys than it was dumped with"
+    if seen.carrier and seen.masks_equal() is False:
+        return Outcome.STATE_LOST, "alive, but with other enabled keys than it was dumped with"
+    return Outcome.SURVIVED, f"it made {progressed} ticks after the restore"
+
+
+def _word(value: bool | None) -> str:  # noqa: FBT001 -- three-valued, not a switch
+    return {True: "yes", False: "no", None: "not seen"}[value]
+
+
+def _hex(value: int | None) -> str:
+    return "unread" if value is None else f"0x{value:016x}"
