@@ -28,8 +28,14 @@ class Container:
 
     def __init__(self, machine: Machine, pid: str) -> None:
         self.machine = machine
+        self._pid = pid
         self.prefix = ("nsenter", "-t", pid, "-a", "--")
         self.probe = Probe(machine, self.prefix)
+
+    def read_proc(self, pid: int, name: str, deadline: Deadline) -> str:
+        """Return /proc/PID/NAME of a process, by its id in the container."""
+        path = f"/proc/{self._pid}/root/proc/{pid}/{name}"
+        return self.machine.read_file(path, deadline).decode("utf-8", "replace")
 
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """Run a command in the container; see Machine.run."""

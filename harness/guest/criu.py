@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineError
+from harness.core.errors import DeadlineError, MachineError
 from harness.guest.container import IMAGES, TOOLS, Container
 from harness.parsing.criu_log import CriuLog, parse_criu_log
 
@@ -36,8 +36,14 @@ class CriuRun:
 
     @property
     def reason(self) -> str:
-        """The first error of the log, else what it said, for a sentence."""
-        return self.log.errors[0] if self.log.errors else (self.said or self.log.last_line or "no message")
+        """What went wrong, for a sentence: the key module's words, else the last error that names a cause.
+
+        Every log of 3.17.1 opens with errors of its probes of the kernel, and a failed one ends
+        with "... FAILED.".
+        """
+        errors = [error for error in self.log.errors if not error.endswith("FAILED.")]
+        of_module = [error for error in errors if "pac-key-module" in error]
+        return (of_module or errors or [self.said or self.log.last_line or "no message"])[-1]
 
 
 class Criu:
@@ -87,15 +93,22 @@ class Criu:
         except DeadlineError:
             pass  # a hang is an outcome, judged by whoever asked
         seconds = time.monotonic() - started
-        log = self._container.machine.run(["cat", f"{IMAGES}/{log_name}"], Deadline.after(10, "CRIU's log"))
+        log = self._log(log_name)
         return CriuRun(
             argv=argv,
             returncode=returncode,
-            log=parse_criu_log(log.text),
+            log=log,
             log_name=log_name,
             said=said,
             seconds=seconds,
         )
+
+    def _log(self, name: str) -> CriuLog:
+        try:
+            content = self._container.machine.read_file(f"{IMAGES}/{name}", Deadline.after(20, "CRIU's log"))
+        except MachineError:
+            content = b""  # it ended before it could open one
+        return parse_criu_log(content.decode("utf-8", "replace"))
 
 
 def _log_name(action: str, cycle: int) -> str:

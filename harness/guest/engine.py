@@ -108,6 +108,7 @@ class DockerEngine:
                 detach=True,
                 privileged=True,
                 network_mode="none",
+                tmpfs={"/run": "mode=0755"},  # CRIU keeps what it learnt of the kernel only on a tmpfs
                 volumes={
                     read_only: {"bind": read_only, "mode": "ro"},
                     shared: {"bind": shared, "mode": "rw"},

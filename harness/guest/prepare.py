@@ -152,9 +152,9 @@ def _positive_control(container: Container, workload: Workload) -> dict[str, str
         before = running.ticks(deadline)
         _signal(container, "CONT", running.pid, deadline)
         progress = running.wait_progress(before + workload.watch_ticks, deadline)
-        status = progress.exit_status
-        outcomes[f"control {name} keys"] = "alive" if status is None else f"signal {status & 0x7F}"
-        if status is None:
+        died = f"signal {progress.exits[-1] & 0x7F}" if progress.exits else None
+        outcomes[f"control {name} keys"] = died or "alive"
+        if died is None:
             _signal(container, "KILL", running.pid, deadline)
             running.wait_exit(deadline)
         clean_up(container.machine)

@@ -1,5 +1,7 @@
 """Observations in the guest through pacprobe, the program in harness/guest/probe."""
 
+import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +12,7 @@ from harness.guest.probe_results import (
     KeyedPacState,
     KeyFingerprints,
     MachineFacts,
+    Reseed,
     Started,
     ThreadsReport,
     WatchReport,
@@ -56,6 +59,17 @@ class Probe:
         """Return what CPU and kernel offer."""
         return self._ask(MachineFacts, deadline, "machine")
 
+    def new_identity(self, deadline: Deadline) -> None:
+        """Give a clone the host's time, random numbers of its own, and a salt for fingerprints.
+
+        Clones of one template start with one random state; equal PAC keys in two of them would
+        look like survival.
+        """
+        now = str(time.time_ns() // 1000)
+        self._ask(
+            Reseed, deadline, "reseed", "--time", now, "--new-salt", SALT, stdin=secrets.token_bytes(64)
+        )
+
     def threads(self, pid: int, deadline: Deadline, *, frames: bool = False) -> ThreadsReport:
         """Stop a process, read every thread, let it run on."""
         more = ("--frames",) if frames else ()
@@ -91,6 +105,6 @@ class Probe:
         """Start a program as leader of its own session, output into ``output``; return its pid."""
         return self._ask(Started, deadline, "launch", output, *argv).pid
 
-    def _ask(self, kind: type[T], deadline: Deadline, *words: str) -> T:
-        result = self._machine.run([*self._prefix, PROBE, *words], deadline)
+    def _ask(self, kind: type[T], deadline: Deadline, *words: str, stdin: bytes = b"") -> T:
+        result = self._machine.run([*self._prefix, PROBE, *words], deadline, stdin=stdin)
         return parse(kind, words[0], result.text or result.error_text)

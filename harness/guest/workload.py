@@ -1,6 +1,7 @@
 """A workload running in the scenario container: start, progress, verify."""
 
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from harness.core.errors import UsageError, WorkloadError
 from harness.core.resources import data_directory
 from harness.guest.container import EXITS, OUTPUT, WORKLOADS, Container
 from harness.machines.protocol import check
+
+_LOOK_SECONDS = 10.0  # for one look at a workload's files
+_POLL_SECONDS = 0.02
 
 
 def available_workloads() -> tuple[str, ...]:
@@ -32,11 +36,14 @@ def workload_directory(workload: Workload) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What a workload has shown: lines so far, ticks among them, and how it ended (raw wait status)."""
+    """What a workload has shown: lines so far, ticks among them, and its ends (raw wait statuses).
+
+    A process that is dumped ends as well, so every life has an end of its own.
+    """
 
     lines: tuple[str, ...]
     ticks: int
-    exit_status: int | None
+    exits: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,82 +55,97 @@ class RunningWorkload:
     pid: int
 
     @classmethod
-    def start(cls, container: Container, workload: Workload, deadline: Deadline) -> "RunningWorkload":
-        """Start the workload and wait until it is ready; WorkloadError when it ends or stays silent."""
+    def launch(cls, container: Container, workload: Workload, deadline: Deadline) -> "RunningWorkload":
+        """Start the workload and do not wait for it."""
         directory = f"{WORKLOADS}/{workload.name}"
         program = ["bash", "-c", f"cd {shlex.quote(directory)} && exec {shlex.join(workload.argv)}"]
-        running = cls(
-            container=container, workload=workload, pid=container.probe.launch(OUTPUT, program, deadline)
-        )
+        pid = container.probe.launch(OUTPUT, program, deadline)
+        return cls(container=container, workload=workload, pid=pid)
 
-        def ready() -> bool | None:
-            seen = running.progress(deadline)
-            if seen.exit_status is not None:
-                said = seen.lines[-1] if seen.lines else "no output"
-                raise WorkloadError(f"workload {workload.name} ended before it was ready: {said}")
-            return any(workload.ready.search(line) for line in seen.lines) or None
-
-        deadline.poll(ready, last_seen=f"{workload.name} did not print {workload.ready.pattern}")
+    @classmethod
+    def start(cls, container: Container, workload: Workload, deadline: Deadline) -> "RunningWorkload":
+        """Start the workload and wait until it is ready; raises as ``wait_ready``."""
+        running = cls.launch(container, workload, deadline)
+        running.wait_ready(deadline)
         return running
 
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Wait for readiness; WorkloadError when the workload ends, DeadlineError when it stays silent."""
+
+        def ready() -> bool | None:
+            seen = self.progress(deadline)
+            if seen.exits:
+                said = seen.lines[-1] if seen.lines else "no output"
+                raise WorkloadError(f"workload {self.workload.name} ended before it was ready: {said}")
+            return any(self.workload.ready.search(line) for line in seen.lines) or None
+
+        name, pattern = self.workload.name, self.workload.ready.pattern
+        deadline.poll(ready, last_seen=f"{name} did not print {pattern}")
+
     def progress(self, deadline: Deadline) -> Progress:
-        """Return what the workload has shown so far."""
-        # One call: an exit recorded before the output is read cannot hide lines written before it.
-        script = f"cat {EXITS}; echo; echo --; cat {OUTPUT}"
-        text = check(self.container.machine, ["bash", "-c", script], deadline).text
-        exits, _, output = text.partition("\n--\n")
-        lines = tuple(output.splitlines())
+        """Return what the workload has shown so far; a look is finished even after the deadline."""
+        # Files are read by the agent itself: a process in the guest costs a tenth of a second.
+        # An exit recorded before the output is read cannot hide lines written before it.
+        machine, look = (
+            self.container.machine,
+            Deadline.after(deadline.remaining + _LOOK_SECONDS, deadline.what),
+        )
+        exits = machine.read_file(EXITS, look).decode()
+        lines = tuple(machine.read_file(OUTPUT, look).decode("utf-8", "replace").splitlines())
         return Progress(
             lines=lines,
             ticks=sum(1 for line in lines if self.workload.progress.search(line)),
-            exit_status=exit_status(exits, self.pid),
+            exits=exit_statuses(exits, self.pid),
         )
 
     def ticks(self, deadline: Deadline) -> int:
         """Return the number of ticks so far."""
         return self.progress(deadline).ticks
 
-    def wait_progress(self, ticks: int, deadline: Deadline) -> Progress:
+    def wait_progress(self, ticks: int, deadline: Deadline, *, exits_before: int = 0) -> Progress:
         """Wait until the workload has shown ``ticks`` in all, or has ended, or the deadline is over.
 
-        The last thing seen is returned in every case: whether it is enough is the caller's to judge.
+        ``exits_before`` ends are not of this life. The last thing seen is returned in every
+        case: whether it is enough is the caller's to judge.
         """
         while True:
             over = deadline.expired
-            seen = self.progress(Deadline.after(deadline.remaining + 10, deadline.what))
-            if over or seen.exit_status is not None or seen.ticks >= ticks:
+            seen = self.progress(deadline)
+            if over or len(seen.exits) > exits_before or seen.ticks >= ticks:
                 return seen
+            time.sleep(_POLL_SECONDS)
 
-    def wait_exit(self, deadline: Deadline) -> int:
+    def wait_exit(self, deadline: Deadline, *, exits_before: int = 0) -> int:
         """Wait for the end of the workload and return its raw wait status."""
-        return deadline.poll(lambda: self.progress(deadline).exit_status, last_seen="still running")
+
+        def ended() -> int | None:
+            exits = self.progress(deadline).exits
+            return exits[-1] if len(exits) > exits_before else None
+
+        return deadline.poll(ended, last_seen="still running")
 
     def verify(self, deadline: Deadline) -> bool | None:
         """Ask the workload to verify itself; None when its contract has no such request."""
         request = self.workload.verify
         if request is None:
             return None
-        known = len(self.progress(deadline).lines)
+        before = self.progress(deadline)
         kill = f"kill -{request.signal.removeprefix('SIG')} {self.pid}"
         check(self.container.machine, [*self.container.prefix, "bash", "-c", kill], deadline)
 
         def answer() -> bool | None:
             seen = self.progress(deadline)
-            for line in seen.lines[known:]:
+            for line in seen.lines[len(before.lines) :]:
                 if request.passed.search(line):
                     return True
                 if request.failed.search(line):
                     return False
-            return False if seen.exit_status is not None else None
+            return False if len(seen.exits) > len(before.exits) else None
 
         return deadline.poll(answer, last_seen="no PASS or FAIL")
 
 
-def exit_status(exits: str, pid: int) -> int | None:
-    """Return the last raw wait status recorded for ``pid`` in the lines "pid status"; None if none."""
-    found = None
-    for line in exits.splitlines():
-        words = line.split()
-        if len(words) == 2 and words[0] == str(pid):  # noqa: PLR2004 -- "pid status"
-            found = int(words[1])
-    return found
+def exit_statuses(exits: str, pid: int) -> tuple[int, ...]:
+    """Return the raw wait statuses recorded for ``pid`` in the lines "pid status", in order."""
+    words = [line.split() for line in exits.splitlines()]
+    return tuple(int(one[1]) for one in words if len(one) == len(("pid", "status")) and one[0] == str(pid))

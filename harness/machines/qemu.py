@@ -3,12 +3,10 @@
 import contextlib
 import logging
 import os
-import secrets
 import shlex
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +22,6 @@ from harness.machines.console import Console
 from harness.machines.leash import leash
 from harness.machines.monitor import Monitor
 from harness.machines.post_mortem import cause
-from harness.machines.protocol import check
 from harness.machines.qemu_config import MachineFiles, QemuConfig, argv
 
 log = logging.getLogger(__name__)
@@ -142,16 +139,6 @@ class QemuMachine:
     def read_file(self, path: str, deadline: Deadline) -> bytes:
         """Return a guest file's bytes; see Machine.read_file."""
         return self.agent.read_file(path, deadline)
-
-    def refresh_identity(self, deadline: Deadline, *, probe: str) -> None:
-        """Give a clone the host's time and random numbers of its own.
-
-        Clones of one template start with one random state; equal PAC keys in two of them
-        would look like survival. ``probe`` is the guest path of the pacprobe program.
-        """
-        # Not the agent's guest-set-time: it insists on hwclock, and the guest has no such clock.
-        check(self, ["date", "--utc", "--set", f"@{time.time():.6f}"], deadline)
-        check(self, [probe, "reseed"], deadline, stdin=secrets.token_bytes(64))
 
     def lost(self) -> HarnessError:
         """Return the error that says why the machine no longer answers."""

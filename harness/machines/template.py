@@ -61,7 +61,7 @@ class Template:
     def clone(self, deadline: Deadline) -> QemuMachine:
         """Return a running clone, its agent connected; its clock and random numbers are the template's.
 
-        Call ``refresh_identity`` before anything that depends on either.
+        Give it new ones (guest.probe) before anything that depends on either.
         """
         machine = QemuMachine.start(
             program=self.spec.program,
@@ -144,6 +144,8 @@ def template(
     path = store.artifact(TEMPLATE_KIND, spec.key, build)
     try:
         facts = json.loads((path / _FACTS).read_text("utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError(f"{_FACTS} holds no object")  # noqa: TRY004, TRY301 -- one error for all damage
     except (OSError, ValueError) as error:
         raise StorageError(
             f"the template {path} is damaged: {error}", hint="remove it with: criu-pac cache prune"

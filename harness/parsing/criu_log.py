@@ -22,7 +22,11 @@ class CriuLog:
 _VERSION = re.compile(r"^(?:\(\d+\.\d+\) )?Version: (?P<version>\S+)", re.MULTILINE)
 # (00.041234) Error (criu/cr-dump.c:1781): Dumping FAILED.
 # (00.101234)    452: Error (criu/cr-restore.c:1480): 452 killed by signal 11: Segmentation fault
-_ERROR = re.compile(r"^(?:\(\d+\.\d+\) )? *(?:\d+: )?(?P<error>Error \([^()]*\): .*?)\s*$", re.MULTILINE)
+# (00.041234) pac-key-module: error: pac-keys.img: belongs to other images
+_ERROR = re.compile(
+    r"^(?:\(\d+\.\d+\) )? *(?:\d+: )?(?P<error>(?:Error \([^()]*\)|pac-key-module: error): .*?)\s*$",
+    re.MULTILINE,
+)
 # (00.312345) Dumping finished successfully
 # (00.212345) Restore finished successfully. Tasks resumed.
 _FINISHED = re.compile(r"^(?:\(\d+\.\d+\) )?(?:Dumping|Restore) finished successfully", re.MULTILINE)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.errors import NotInArchiveError
+from harness.core.errors import ArchiveError, NotInArchiveError
 from harness.provision.deb import data_members
 
 # usr/lib/modules/6.1.0-44-cloud-arm64/kernel/fs/erofs/erofs.ko.xz
@@ -66,17 +66,22 @@ def load_order(kernel: KernelFiles, wanted: Iterable[str]) -> tuple[str, ...]:
     """Return ``wanted`` modules and their dependencies, each after what it depends on.
 
     Names built into the kernel are left out. Raises NotInArchiveError for a module that is
-    neither built in nor shipped.
+    neither built in nor shipped, ArchiveError for modules that need each other.
     """
     ordered: dict[str, None] = {}
+    waiting: list[str] = []
 
     def visit(name: str, needed_by: str) -> None:
         if name in ordered or name in kernel.builtin:
             return
+        if name in waiting:
+            raise ArchiveError(f"kernel {kernel.release}: modules need each other: {', '.join(waiting)}")
         if name not in kernel.modules:
             raise NotInArchiveError(f"kernel {kernel.release} has no module {name}, needed by {needed_by}")
+        waiting.append(name)
         for dependency in _dependencies(kernel.modules[name]):
             visit(dependency, name)
+        waiting.remove(name)
         ordered[name] = None
 
     for name in wanted:

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
-from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT
+from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT, WORK
 from harness.machines.protocol import Machine, check
 from harness.machines.qemu import QemuMachine
 from harness.scenario.observation import Observation
@@ -24,8 +24,8 @@ from harness.scenario.observation import Observation
 _SECONDS = 20.0
 # CRIU's images hold the memory of the task (and, since 4.1, its keys): logs and names only.
 _PACK = f"""
-cd / && ls -ln {IMAGES} > /run/criu-pac/images.list
-set -- run/criu-pac/images.list {EXITS[1:]} {OUTPUT[1:]}
+cd / && ls -ln {IMAGES} > {WORK}/images.list && dmesg > {WORK}/kernel.log
+set -- {WORK[1:]}/images.list {WORK[1:]}/kernel.log {EXITS[1:]} {OUTPUT[1:]}
 for one in {IMAGES[1:]}/*.log {CORES[1:]}/core.*; do [ -f "$one" ] && set -- "$@" "$one"; done
 exec busybox tar -c "$@"
 """
@@ -43,7 +43,6 @@ def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
             failures.append(f"{what}: {error}")
 
     attempt("files of the guest", lambda: _guest_files(machine, directory))
-    attempt("kernel log", lambda: _kernel_log(machine, directory))
     attempt("console log", lambda: _write(directory / "console.log", machine.console.text()))
     attempt("observations", lambda: _write(directory / "observations.json", _observations(seen)))
     if failures:
@@ -77,10 +76,6 @@ def _guest_files(machine: QemuMachine, directory: Path) -> None:
             stream = archive.extractfile(member) if member.isreg() else None
             if stream is not None:
                 (directory / Path(member.name).name).write_bytes(stream.read())
-
-
-def _kernel_log(machine: QemuMachine, directory: Path) -> None:
-    _write(directory / "kernel.log", read_kernel_log(machine))
 
 
 def _observations(seen: Observation) -> str:

@@ -19,7 +19,7 @@ from harness.core.errors import HarnessError, MachineError
 from harness.core.resources import data_directory
 from harness.guest.engine import tar_of
 from harness.guest.prepare import ContainerImage, prepare
-from harness.guest.probe import PROBE, build_probe, probe_key
+from harness.guest.probe import Probe, build_probe, probe_key
 from harness.guest.workload import available_workloads, load_workload, workload_directory
 from harness.key_module.build import PLUGIN_NAME, build_plugin, plugin_key
 from harness.machines.qemu import QemuMachine
@@ -131,7 +131,7 @@ class Lab:
         self._check_open()
         machine = made.clone(Deadline.after(CLONE_SECONDS, "start of a clone"))
         self._register(machine)
-        machine.refresh_identity(Deadline.after(CLONE_SECONDS, "identity of a clone"), probe=PROBE)
+        Probe(machine).new_identity(Deadline.after(CLONE_SECONDS, "identity of a clone"))
         return machine
 
     def release(self, machine: QemuMachine) -> None:

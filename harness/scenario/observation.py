@@ -99,7 +99,10 @@ class Observation:
         """Name of the signal that killed the restored task, or None."""
         if self.exit_status is None or not (number := self.exit_status & 0x7F):
             return None
-        return signals.Signals(number).name
+        try:
+            return signals.Signals(number).name
+        except ValueError:  # a real-time signal between SIGRTMIN and SIGRTMAX
+            return f"SIG{number}"
 
 
 def decide(seen: Observation) -> tuple[Outcome, str]:
@@ -113,7 +116,9 @@ def _invalid(seen: Observation) -> tuple[Outcome, str] | None:
         for one in seen.premises.values()
         if not one.holds
     ]
-    if not broken and seen.dump is None:
+    if not seen.premises:
+        broken = ["no premise was observed"]
+    elif not broken and seen.dump is None:
         broken = ["nothing was dumped"]
     return (Outcome.INVALID, "; ".join(broken)) if broken else None
 
@@ -132,16 +137,14 @@ def _stuck(seen: Observation) -> tuple[Outcome, str] | None:
 
 
 def _end(seen: Observation) -> tuple[Outcome, str] | None:
-    """Judge a death of the restored task, whatever restore returned, or a restore that was refused."""
-    if seen.core or seen.signal:
-        return _death(seen)
-    if seen.restore and seen.restore.returncode != 0:
+    """Judge a death of the restored task, whatever restore returned, and a restore that was refused."""
+    death = _death(seen) if seen.core or seen.exit_status is not None else None
+    if death and death[0].is_pac_fault:
+        return death
+    if seen.restore and seen.restore.returncode != 0:  # CRIU kills the tasks of a restore it gives up
         why = f"restore ended with {seen.restore.returncode}: {seen.restore.reason}"
         return Outcome.RESTORE_REFUSED, why
-    if seen.exit_status is not None:
-        why = f"the restored task ended by itself, wait status 0x{seen.exit_status:x}"
-        return Outcome.CRASHED_OTHER, why
-    return None
+    return death
 
 
 def _death(seen: Observation) -> tuple[Outcome, str]:
@@ -152,6 +155,9 @@ def _death(seen: Observation) -> tuple[Outcome, str]:
     if seen.signal == "SIGSEGV" and registers.pac_bits:
         register = (registers.pac_register or "").upper()
         return Outcome.SIGNED_PC_FAULT, f"SIGSEGV with PAC bits left in {register}: {where}"
+    if seen.signal is None:
+        why = f"the restored task ended by itself, wait status 0x{seen.exit_status or 0:x}"
+        return Outcome.CRASHED_OTHER, why
     return Outcome.CRASHED_OTHER, f"the restored task died of {seen.signal}: {where}"
 
 
@@ -164,6 +170,8 @@ def _life(seen: Observation) -> tuple[Outcome, str]:
         )
     if seen.verified is False:
         return Outcome.STATE_LOST, "the workload says FAIL about its own state"
+    if seen.carrier and any(seen.keys_before().values()) and seen.keys_equal() is None:
+        return Outcome.INVALID, "alive, but the keys of the restored task were not read"
     if seen.carrier and seen.keys_equal() is False:
         return Outcome.STATE_LOST, "alive, but with other keys than it was dumped with"
     if seen.carrier and seen.masks_equal() is False:

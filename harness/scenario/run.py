@@ -1,24 +1,22 @@
 """Running one scenario: clone, hold, dump, restore, watch, collect, judge."""
 
 import logging
-import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.catalogue.known_issues import known_issue
-from harness.catalogue.outcome import Outcome, Premise
-from harness.catalogue.prediction import predict, premises
+from harness.catalogue.outcome import Outcome
+from harness.catalogue.prediction import predict
 from harness.catalogue.scenario import KeyModule, Scenario
 from harness.catalogue.verdict import judge
 from harness.core import steps
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, UsageError
 from harness.guest.container import CORES, Container
-from harness.guest.criu import Criu
-from harness.guest.prepare import libraries_of
-from harness.guest.probe import SALT
+from harness.guest.criu import Criu, CriuRun
 from harness.guest.probe_results import CoreReport, parse
 from harness.guest.workload import RunningWorkload
 from harness.machines.protocol import Machine, check
@@ -31,6 +29,7 @@ from harness.scenario.evidence import collect, collect_hang, read_kernel_log
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
+from harness.scenario.premises import PremiseObserver, declare_keys_change
 from harness.scenario.result import Registers, ScenarioResult
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ _START_SECONDS = 60.0
 _DUMP_SECONDS = 45.0
 _RESTORE_SECONDS = 45.0
 _OBSERVE_SECONDS = 30.0
+_LAST_WORDS_SECONDS = 2.0
 # A tick under emulation on a busy host: its sleep, plus this much for being scheduled late.
 _TICK_GRACE_SECONDS = 4.0
 
@@ -113,13 +113,13 @@ class ScenarioRun:
 
     def _in_clone(self, machine: QemuMachine, facts: Facts) -> None:
         container = Container(machine, facts["container_pid"])
-        salt = self._limit.within(_OBSERVE_SECONDS, "salt of the fingerprints")
-        check(machine, ["bash", "-c", f"cat > {SALT}"], salt, stdin=secrets.token_bytes(32))
         with self._phase("hold"):
-            running = RunningWorkload.start(
-                container, self.scenario.workload, self._limit.within(_START_SECONDS, "start of the workload")
-            )
-            self._observe_premises(container, running, facts)
+            start = self._limit.within(_START_SECONDS, "start of the workload")
+            running = RunningWorkload.launch(container, self.scenario.workload, start)
+            premises = PremiseObserver(self.scenario, container, facts, self.seen)
+            premises.observe_machine(self._limit.within(_OBSERVE_SECONDS, "observing the machine"))
+            running.wait_ready(start)
+            premises.observe_workload(running, self._limit.within(_OBSERVE_SECONDS, "observing the premises"))
         if not all(premise.holds for premise in self.seen.premises.values()):
             return
         for cycle in range(1, self.scenario.cycles + 1):
@@ -127,67 +127,6 @@ class ScenarioRun:
                 break
         if not self.seen.dump or self.seen.dump.hung or (self.seen.restore and self.seen.restore.hung):
             collect_hang(machine, self._evidence)
-
-    def _observe_premises(self, container: Container, running: RunningWorkload, facts: Facts) -> None:
-        deadline = self._limit.within(_OBSERVE_SECONDS, "observing the premises")
-        seen = self.seen
-        machine = container.probe.machine(deadline)
-        pac = machine.paca and machine.signed_lr
-        if machine.paca != machine.signed_lr:
-            log.warning("HWCAP_PACA is %s but signing changes a pointer: %s", machine.paca, machine.signed_lr)
-        self._declare("source_pac", observed=pac if machine.paca == machine.signed_lr else None)
-        self._declare("target_pac", observed=pac if machine.paca == machine.signed_lr else None)
-        seen.held = container.probe.threads(running.pid, deadline, frames=True)
-        program, libc = self._protection(container, running.pid, facts, deadline)
-        self._declare("interpreter_protected", observed=program)
-        self._declare("libc_protected", observed=libc)
-        limit = self._limit.within(10 * self.scenario.workload.tick_seconds + 10, "a tick under observation")
-        seen.rehearsal = container.probe.watch(running.pid, 1, limit)
-        enough = seen.frames >= self.scenario.workload.min_frames
-        # None: some, but fewer than the workload promises, fulfils neither declaration.
-        self._declare("signed_frames_live", observed=enough if enough or not seen.frames else None)
-        seen.fresh = container.probe.fresh(deadline)
-        self._declare_positive_control(facts)
-        self._declare_keys_change()
-
-    def _protection(
-        self, container: Container, pid: int, facts: Facts, deadline: Deadline
-    ) -> tuple[bool | None, bool | None]:
-        """Look the running program and its libc up in what the template's preparation scanned."""
-        look = ["bash", "-c", f"readlink /proc/{pid}/exe; cat /proc/{pid}/maps"]
-        program, _, maps = container.run(look, deadline).text.partition("\n")
-        libc = next((path for path in libraries_of(maps) if "/libc.so" in path or "/libc-" in path), "")
-        return _scanned(facts, program), _scanned(facts, libc)
-
-    def _declare(self, name: str, *, observed: bool | None) -> None:
-        declared = premises(self.scenario)[name]
-        self.seen.premises[name] = Premise(name=name, declared=declared, observed=observed)
-
-    def _declare_positive_control(self, facts: Facts) -> None:
-        """Fresh keys by ptrace must kill a sleeping process exactly where signed returns are live."""
-        declared = premises(self.scenario)
-        if not declared["source_pac"]:
-            observed = facts["control fresh keys"] == "no keys"
-        else:
-            dies = facts["control fresh keys"] in {"signal 11", "signal 4"}
-            expected = bool(self.base.base.protected)  # the control is the base's Python
-            observed = dies is expected and facts["control own keys"] == "alive"
-        self.seen.premises["positive_control"] = Premise(
-            name="positive_control", declared=True, observed=observed
-        )
-
-    def _declare_keys_change(self) -> None:
-        """Nothing carries keys to a fresh exec; in an arm without a carrier, to the restored task neither."""
-        before = [keys for keys in self.seen.keys_before().values() if keys]
-        fresh = self.seen.fresh
-        observed: bool | None = None
-        if before and fresh:
-            observed = all(fresh.fingerprint != keys.fingerprint for keys in before)
-        restored = self.seen.core or self.seen.restored
-        if observed and restored and not self.seen.carrier:
-            equal = self.seen.keys_equal()
-            observed = None if equal is None else not equal
-        self._declare("keys_change", observed=observed)
 
     def _cycle(self, container: Container, running: RunningWorkload, cycle: int) -> bool:
         """One dump and restore; True when the task lives on and another cycle makes sense."""
@@ -197,31 +136,40 @@ class ScenarioRun:
             seen.dump = self.criu(container, restoring=False).dump(
                 running.pid, self._limit.within(_DUMP_SECONDS, "dump"), cycle=cycle
             )
+        self._check_limit(seen.dump)
         if seen.dump.returncode != 0:
             return False
-        seen.ticks_before = running.ticks(self._limit.within(_OBSERVE_SECONDS, "ticks before the restore"))
-        seen.ticks_wanted = wanted
-        self._forget_exits(container)
+        before = running.progress(self._limit.within(_OBSERVE_SECONDS, "ticks before the restore"))
+        seen.ticks_before, seen.ticks_wanted = before.ticks, wanted
         with self._phase("restore"):
             seen.restore = self.criu(container, restoring=True).restore(
                 self._limit.within(_RESTORE_SECONDS, "restore"), cycle=cycle
             )
+        self._check_limit(seen.restore)
         if seen.restore.hung:
             return False
         with self._phase("watch"):
-            limit = wanted * (self.scenario.workload.tick_seconds + _TICK_GRACE_SECONDS)
+            if seen.restore.returncode == 0:
+                limit = wanted * (self.scenario.workload.tick_seconds + _TICK_GRACE_SECONDS)
+                goal = seen.ticks_before + wanted
+            else:
+                # Nothing should run, but a task that died while it was let go is still being recorded.
+                limit, goal = _LAST_WORDS_SECONDS, sys.maxsize
             progress = running.wait_progress(
-                seen.ticks_before + wanted if seen.restore.returncode == 0 else 0,
+                goal,
                 self._limit.within(limit, "progress after the restore"),
+                exits_before=len(before.exits),
             )
-        seen.ticks_after, seen.exit_status = progress.ticks, progress.exit_status
+        seen.ticks_after = progress.ticks
+        ends = progress.exits[len(before.exits) :]
+        seen.exit_status = ends[-1] if ends else None
         self._observe_restored(container, running)
         return seen.exit_status is None and seen.restore.returncode == 0
 
-    def _forget_exits(self, container: Container) -> None:
-        # The dumped task was killed by CRIU and reaped; its record is not the restored task's.
-        deadline = self._limit.within(_OBSERVE_SECONDS, "exit records")
-        check(container.machine, ["bash", "-c", ": > /run/criu-pac/exits"], deadline)
+    def _check_limit(self, call: CriuRun) -> None:
+        """Raise DeadlineError for a call cut short by the time of the whole arm: it says nothing of CRIU."""
+        if call.hung and self._limit.expired:
+            raise self._limit.error(f"CRIU was running: {call.log.last_line}")
 
     def _observe_restored(self, container: Container, running: RunningWorkload) -> None:
         seen = self.seen
@@ -231,8 +179,7 @@ class ScenarioRun:
         elif seen.restore and seen.restore.returncode == 0:
             seen.verified = running.verify(deadline)
             seen.restored = container.probe.threads(running.pid, deadline)
-        seen.fresh = container.probe.fresh(deadline)
-        self._declare_keys_change()
+        declare_keys_change(self.scenario, seen)
 
     def _observe_death(self, machine: Machine, pid: int, deadline: Deadline) -> None:
         names = check(machine, ["bash", "-c", f"cd {CORES} && echo *.json"], deadline).text.split()
@@ -289,10 +236,6 @@ def _unused(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
-
-
-def _scanned(facts: Facts, path: str) -> bool | None:
-    return {"True": True, "False": False}.get(facts.get(f"protected {path}", ""))
 
 
 def run_scenario(

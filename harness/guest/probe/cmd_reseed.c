@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * reseed [--hex HEX]: entropy from stdin or the command line into the kernel, then a forced reseed.
+ * reseed [--hex HEX] [--time MICROSECONDS] [--new-salt FILE]: entropy from stdin or the command line into
+ * the kernel, then a forced reseed; with --time the clock is set, with --new-salt FILE gets 32 random bytes.
  * Clones of one machine wake up with one random state; equal keys in two of them prove nothing.
  */
 #include <ctype.h>
@@ -11,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "commands.h"
@@ -46,6 +49,30 @@ static size_t from_stdin(uint8_t *bytes)
 	return size;
 }
 
+static void set_clock(long long microseconds)
+{
+	const struct timespec now = {
+		.tv_sec = (time_t)(microseconds / 1000000),
+		.tv_nsec = (long)(microseconds % 1000000) * 1000,
+	};
+
+	if (clock_settime(CLOCK_REALTIME, &now))
+		fail_errno("clock_settime");
+}
+
+static void new_salt(const char *path)
+{
+	uint8_t salt[32];
+	int file;
+
+	if (getrandom(salt, sizeof(salt), 0) != sizeof(salt))
+		fail_errno("getrandom");
+	file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (file < 0 || write(file, salt, sizeof(salt)) != sizeof(salt))
+		fail_errno("salt in %s", path);
+	close(file);
+}
+
 void command_reseed(struct json *json, const struct options *options)
 {
 	static union {
@@ -66,5 +93,9 @@ void command_reseed(struct json *json, const struct options *options)
 		fail_errno("ioctl(RNDADDENTROPY)");
 	if (ioctl(file, RNDRESEEDCRNG))
 		fail_errno("ioctl(RNDRESEEDCRNG)");
+	if (options->time)
+		set_clock(options->time);
+	if (options->new_salt)
+		new_salt(options->new_salt);
 	json_integer(json, "bytes", (int64_t)size);
 }

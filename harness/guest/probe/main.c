@@ -17,7 +17,7 @@ static const struct {
 } commands[] = {
 	{ "core", command_core, OPTION_DIR | OPTION_SALT, 4, true },
 	{ "init", command_init, OPTION_EXITS, 0, false },
-	{ "reseed", command_reseed, OPTION_HEX, 0, false },
+	{ "reseed", command_reseed, OPTION_HEX | OPTION_TIME | OPTION_NEW_SALT, 0, false },
 	{ "sha256", command_sha256, 0, 0, false },
 #ifdef __aarch64__
 	/* The rest needs arm64 registers; unit tests on another host build what is above. */

@@ -16,6 +16,7 @@ static const struct {
 	{ "--salt", OPTION_SALT }, { "--frames", OPTION_FRAMES }, { "--ticks", OPTION_TICKS },
 	{ "--deadline", OPTION_DEADLINE }, { "--save", OPTION_SAVE }, { "--dir", OPTION_DIR },
 	{ "--exits", OPTION_EXITS }, { "--hex", OPTION_HEX },
+	{ "--time", OPTION_TIME }, { "--new-salt", OPTION_NEW_SALT },
 };
 
 long number_of(const char *text, const char *what)
@@ -53,6 +54,14 @@ static void take(struct options *options, enum option option, const char *value)
 		break;
 	case OPTION_DEADLINE:
 		options->deadline = number_of(value, "--deadline");
+		break;
+	case OPTION_TIME:
+		options->time = atoll(value);
+		if (options->time <= 0)
+			fail("--time is not a number of microseconds: %s", value);
+		break;
+	case OPTION_NEW_SALT:
+		options->new_salt = value;
 		break;
 	case OPTION_FRAMES:
 		options->frames = true;

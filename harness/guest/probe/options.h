@@ -15,6 +15,8 @@ enum option {
 	OPTION_DIR = 1 << 5,
 	OPTION_EXITS = 1 << 6,
 	OPTION_HEX = 1 << 7,
+	OPTION_TIME = 1 << 8,
+	OPTION_NEW_SALT = 1 << 9,
 };
 
 struct options {
@@ -23,6 +25,8 @@ struct options {
 	const char *dir;   /* directory for cores */
 	const char *exits; /* file that takes exit statuses */
 	const char *hex;
+	const char *new_salt; /* file that gets a salt */
+	long long time;	      /* microseconds since the epoch, 0 when not given */
 	bool frames;
 	long ticks;
 	long deadline; /* milliseconds */
