@@ -55,6 +55,8 @@ class Fetcher:
         self._connections: httpx.Client | None = None
         self._mutex = threading.Lock()
         self._stop = threading.Event()
+        # A batch is parallel in itself; the next one, of another thread, waits for its turn.
+        self._turn = threading.Lock()
         self._positions: dict[str, int] = {}  # bytes there of each file of the current batch
         self._total = 0
         self._last_progress = 0.0
@@ -100,18 +102,21 @@ class Fetcher:
         caller can look elsewhere. Raises NetworkError (no answer, or offline), IntegrityError
         (other bytes than promised, everywhere) and StorageError.
         """
-        self._stop.clear()
-        self._positions.clear()
-        self._total = sum(file.size for file in files)
-        pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="fetch")
-        try:
-            futures = [pool.submit(contextvars.copy_context().run, self._get_or_gone, file) for file in files]
-            results = [future.result() for future in futures]
-            steps.progress(sum(self._positions.values()), self._total, "bytes")
-            return results
-        finally:
-            self._stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        with self._turn:
+            self._stop.clear()
+            self._positions.clear()
+            self._total = sum(file.size for file in files)
+            pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="fetch")
+            try:
+                futures = [
+                    pool.submit(contextvars.copy_context().run, self._get_or_gone, file) for file in files
+                ]
+                results = [future.result() for future in futures]
+                steps.progress(sum(self._positions.values()), self._total, "bytes")
+                return results
+            finally:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def get_text(self, urls: Sequence[str], name: str, *, max_bytes: int = 4_000_000) -> tuple[bytes, str]:
         """Return a small file that is verified by its own signature, and the URL that had it.
@@ -132,14 +137,15 @@ class Fetcher:
                         raise ArchiveError(f"{url} is larger than {max_bytes} bytes")
                 return bytes(data)
 
-        self._stop.clear()
-        failures: list[tuple[str, Exception]] = []
-        for url in urls:
-            try:
-                return self._attempts(url, partial(read, url)), url
-            except (NotInArchiveError, NetworkError) as error:
-                failures.append((url, error))
-        raise all_failed(name, failures)
+        with self._turn:
+            self._stop.clear()
+            failures: list[tuple[str, Exception]] = []
+            for url in urls:
+                try:
+                    return self._attempts(url, partial(read, url)), url
+                except (NotInArchiveError, NetworkError) as error:
+                    failures.append((url, error))
+            raise all_failed(name, failures)
 
     def _get_or_gone(self, file: RemoteFile) -> Path | NotInArchiveError:
         try:

@@ -171,6 +171,27 @@ def test_two_users_download_once(mirror: FakeMirror, tmp_path: Path) -> None:
     assert mirror.requests["a"] == 1
 
 
+def test_threads_that_share_a_fetcher_do_not_cancel_each_other(tmp_path: Path) -> None:
+    contents = {str(number): bytes([number]) * 200_000 for number in range(12)}
+    with FakeMirror(contents) as mirror, Fetcher(Cache(tmp_path), backoff=0.001) as fetcher:
+        files = [remote(mirror, path, content=content) for path, content in contents.items()]
+        failures: list[BaseException] = []
+
+        def batch(mine: list[RemoteFile]) -> None:
+            try:
+                fetcher.get_all(mine)
+            except BaseException as error:  # noqa: BLE001 -- told by the assertion
+                failures.append(error)
+
+        threads = [threading.Thread(target=batch, args=(files[at:],)) for at in (11, 8, 4, 0)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert all(fetcher.cache.blob(file.sha256, file.size) for file in files)
+
+
 def test_progress_ends_at_the_total(mirror: FakeMirror, fetcher: Fetcher) -> None:
     events: list[steps.StepEvent] = []
     with steps.subscribed(events.append), steps.step("get"):
