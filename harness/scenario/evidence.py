@@ -44,6 +44,7 @@ def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
 
     attempt("files of the guest", lambda: _guest_files(machine, directory))
     attempt("console log", lambda: _write(directory / "console.log", machine.console.text()))
+    attempt("registers", lambda: _write(directory / "registers.json", _registers(seen)))
     attempt("observations", lambda: _write(directory / "observations.json", _observations(seen)))
     if failures:
         with contextlib.suppress(OSError):
@@ -76,6 +77,27 @@ def _guest_files(machine: QemuMachine, directory: Path) -> None:
             stream = archive.extractfile(member) if member.isreg() else None
             if stream is not None:
                 (directory / Path(member.name).name).write_bytes(stream.read())
+
+
+def _registers(seen: Observation) -> str:
+    """Return the registers of the restored task: of its death if it died, else of a ptrace stop."""
+    fault = seen.fault
+    threads = seen.core.threads if seen.core else (seen.restored.threads if seen.restored else ())
+    state = {
+        "signal": seen.signal,
+        "fault": fault and {"esr": _hex(fault.esr), "description": fault.description},
+        "threads": [
+            {"nstid": one.nstid}
+            | {name: _hex(getattr(one, name)) for name in ("pc", "lr", "sp", "pstate", "insn_mask")}
+            for one in threads
+        ],
+        "general": {name: _hex(value) for name, value in fault.registers.items()} if fault else None,
+    }
+    return json.dumps(state, indent=1)
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"0x{value:016x}"
 
 
 def _observations(seen: Observation) -> str:

@@ -86,12 +86,12 @@ class Lab:
             if not self.provision.cache.existing_artifact(TEMPLATE_KIND, spec.key):
                 # A base that signs nothing is refused here, not after a minute of booting.
                 check_protection(kind.base)
-            return template(self.provision.cache, spec, prepared)
+            return template(self.provision.cache, spec, prepared, started=self._register)
 
     def cold_machine(self, kind: MachineKind, directory: Path) -> QemuMachine:
         """Return a machine made the way a template is, to compare; its memory file is in ``directory``."""
         spec, prepared = self._recipe(kind)
-        machine = cold_boot(spec, directory)
+        machine = cold_boot(spec, directory, started=self._register)
         try:
             prepared(machine)
         except BaseException:

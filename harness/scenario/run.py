@@ -90,7 +90,7 @@ class ScenarioRun:
                 "restore on another machine is not built yet", hint="use the same machine for both"
             )
         builds = tuple({build.name: build for build in (cell.criu_dump, cell.criu_restore)}.values())
-        with steps.step("template"):
+        with self._phase("template"):
             kind = MachineKind(cpu=cell.source.cpu, kernel=cell.source.kernel, base=self.base, builds=builds)
             template = self.lab.template(kind)
         self._limit = Deadline.after(self.options.timeout, f"arm {self.arm}")

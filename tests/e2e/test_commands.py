@@ -13,6 +13,8 @@ import pytest
 
 from harness.machines.qemu import QemuMachine
 from harness.provision.context import Provision
+from harness.provision.packages import obtain
+from harness.provision.rootfs import RootTar
 from harness.scenario.lab import Lab, MachineKind
 
 CHECKOUT = Path(__file__).parents[2]
@@ -113,6 +115,22 @@ def test_a_plain_user_with_a_cache_of_his_own(provision: Provision) -> None:
         assert ran.returncode == 0, ran.stderr
         assert outcomes(home / "out") == EXPECTED
         assert (home / "out" / "results.jsonl").stat().st_uid == NOBODY
+
+
+def test_a_root_file_system_of_the_user(provision: Provision, tmp_path: Path) -> None:
+    archive = tmp_path / "mine.tar"
+    with RootTar(archive) as root:
+        for group in ("base-debian-13", "python-debian-13"):
+            root.add_packages(path for _, path in obtain(group, provision).packages)
+    environment = {**os.environ, "CRIU_PAC_CACHE": str(provision.cache.root)}
+    command = [*REPRO[:-1], str(archive), "--results", str(tmp_path / "out")]
+
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert outcomes(tmp_path / "out") == EXPECTED
 
 
 @pytest.mark.usefixtures("machine_kind")

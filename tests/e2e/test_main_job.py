@@ -41,6 +41,9 @@ def test_without_the_module_the_process_dies_with_a_signed_pc(
     assert all(one.holds for one in result.premises), premises(result)
     evidence = tmp_path / str(result.evidence)
     assert f"pc : {registers.pc:016x}" in (evidence / "kernel.log").read_text()
+    state = json.loads((evidence / "registers.json").read_text())
+    assert state["threads"][0]["pc"] == f"0x{registers.pc:016x}"
+    assert state["general"]["x29"].startswith("0x0000ffff"), "a frame pointer is not signed"
     assert "Dumping finished successfully" in (evidence / "dump-1.log").read_text()
     assert "Restore finished successfully" in (evidence / "restore-1.log").read_text()
 
