@@ -42,7 +42,7 @@ class CriuRun:
         with "... FAILED.".
         """
         errors = [error for error in self.log.errors if not error.endswith("FAILED.")]
-        of_module = [error for error in errors if "pac-key-module" in error]
+        of_module = [error for error in errors if error.startswith("pac-key-module: ")]
         return (of_module or errors or [self.said or self.log.last_line or "no message"])[-1]
 
 

@@ -44,7 +44,7 @@ _TICK_GRACE_SECONDS = 4.0
 
 
 class ScenarioRun:
-    """One scenario on its way; ``criu`` may be overridden to sabotage a run in a test."""
+    """One scenario on its way; a test sabotages a run by overriding ``criu`` or ``between``."""
 
     def __init__(
         self, arm: str, scenario: Scenario, base: PreparedBase, lab: Lab, options: RunOptions
@@ -82,6 +82,9 @@ class ScenarioRun:
         """Return the CRIU this scenario calls."""
         build = self.scenario.criu_restore if restoring else self.scenario.criu_dump
         return Criu(container, build, self.scenario.module)
+
+    def between(self, container: Container, cycle: int) -> None:
+        """Do nothing to the images between dump and restore; a test does something to them here."""
 
     def _in_machine(self) -> None:
         cell = self.scenario
@@ -141,6 +144,7 @@ class ScenarioRun:
             return False
         before = running.progress(self._limit.within(_OBSERVE_SECONDS, "ticks before the restore"))
         seen.ticks_before, seen.ticks_wanted = before.ticks, wanted
+        self.between(container, cycle)
         with self._phase("restore"):
             seen.restore = self.criu(container, restoring=True).restore(
                 self._limit.within(_RESTORE_SECONDS, "restore"), cycle=cycle

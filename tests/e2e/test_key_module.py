@@ -1,0 +1,73 @@
+"""The key module in a real CRIU: what it refuses, and that nothing is restored then."""
+
+import pytest
+
+from harness.catalogue.outcome import Outcome
+from harness.catalogue.scenario import KeyModule
+from harness.core.deadline import Deadline
+from harness.guest.container import IMAGES, Container
+from harness.machines.protocol import check
+from harness.pytest_plugin import RunScenario
+from harness.scenario.run import ScenarioRun
+
+KEY_FILE = f"{IMAGES}/pac-keys.img"
+
+
+def in_guest(container: Container, script: str) -> None:
+    check(container.machine, ["bash", "-c", script], Deadline.after(20, "sabotage of the images"))
+
+
+class WithoutKeyFile(ScenarioRun):
+    def between(self, container: Container, cycle: int) -> None:
+        in_guest(container, f"rm {KEY_FILE}")
+
+
+class WithTruncatedKeyFile(ScenarioRun):
+    def between(self, container: Container, cycle: int) -> None:
+        in_guest(container, f"truncate -s -16 {KEY_FILE}")
+
+
+class WithFlippedBit(ScenarioRun):
+    def between(self, container: Container, cycle: int) -> None:
+        in_guest(container, f"printf x | dd of={KEY_FILE} bs=1 seek=200 conv=notrunc status=none")
+
+
+class WithForeignKeyFile(ScenarioRun):
+    """The key file of the first dump beside the images of the second."""
+
+    def between(self, container: Container, cycle: int) -> None:
+        kept = f"{IMAGES}/../kept-keys"
+        in_guest(container, f"cp {KEY_FILE} {kept}" if cycle == 1 else f"cp {kept} {KEY_FILE}; rm {kept}")
+
+
+@pytest.mark.parametrize(
+    ("runner", "cycles", "words"),
+    [
+        (WithoutKeyFile, 1, "no pac-keys.img in the images directory"),
+        (WithTruncatedKeyFile, 1, "truncated"),
+        (WithFlippedBit, 1, "damaged"),
+        (WithForeignKeyFile, 2, "belongs to another dump"),
+    ],
+)
+def test_a_bad_key_file_is_refused_with_a_clear_message(
+    run_scenario: RunScenario, runner: type[ScenarioRun], cycles: int, words: str
+) -> None:
+    result = run_scenario(KeyModule.PLUGIN, runner=runner, cycles=cycles)
+
+    assert result.outcome is Outcome.RESTORE_REFUSED, result.reason
+    assert "pac-key-module: error: " in result.reason
+    assert words in result.reason
+    assert result.signal is None, "nothing was restored"
+    assert result.ticks_after == result.ticks_before
+
+
+def test_the_key_file_is_for_root_alone(run_scenario: RunScenario) -> None:
+    seen: list[str] = []
+
+    class Looks(ScenarioRun):
+        def between(self, container: Container, cycle: int) -> None:
+            look = ["stat", "-c", "%a %u", KEY_FILE]
+            seen.append(check(container.machine, look, Deadline.after(20, "mode of the key file")).text)
+
+    run_scenario(KeyModule.PLUGIN, runner=Looks)
+    assert seen == ["600 0\n"]
