@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineError, MachineError
+from harness.core.errors import DeadlineError, MachineDiedError, MachineError
 from harness.guest.container import IMAGES, TOOLS, Container
 from harness.parsing.criu_log import CriuLog, parse_criu_log
 
@@ -106,6 +106,8 @@ class Criu:
     def _log(self, name: str) -> CriuLog:
         try:
             content = self._container.machine.read_file(f"{IMAGES}/{name}", Deadline.after(20, "CRIU's log"))
+        except MachineDiedError:
+            raise
         except MachineError:
             content = b""  # it ended before it could open one
         return parse_criu_log(content.decode("utf-8", "replace"))

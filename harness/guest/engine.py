@@ -62,7 +62,7 @@ class DockerEngine:
             ) from error
 
     def _check_daemon(self, deadline: Deadline) -> None:
-        alive = self._machine.run(["pgrep", "-x", "dockerd"], deadline)
+        alive = self._machine.run(["pgrep", "-f", "dockerd --experimental"], deadline)
         if alive.returncode != 0:
             raise EngineError(f"dockerd ended while starting: {self.last_words()}")
 

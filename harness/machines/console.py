@@ -19,6 +19,7 @@ from harness.core.errors import BootError
 READY = "criu-pac: guest ready"
 # [    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)
 _PANIC = "Kernel panic - not syncing: "
+_READ = 8192  # bytes
 
 
 class Console:
@@ -34,8 +35,8 @@ class Console:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(str(self._path))
             # Bytes, since SocketSpawn of pexpect 4.9 does not decode what it reads; the window
-            # keeps pexpect from being quadratic on boot output.
-            yield SocketSpawn(connection, maxread=65536, searchwindowsize=256)
+            # keeps pexpect from being quadratic on boot output, and holds more than one read.
+            yield SocketSpawn(connection, maxread=_READ, searchwindowsize=2 * _READ)
 
     def wait_ready(self, spawn: "SocketSpawn[bytes]", deadline: Deadline) -> None:
         """Read until the guest says it is ready.
@@ -43,7 +44,7 @@ class Console:
         Raises BootError with its last words when it does not in time, OSError when the machine ends.
         """
         try:
-            spawn.expect_exact([READY.encode()], timeout=deadline.remaining)
+            spawn.expect_exact([READY.encode()], timeout=max(deadline.remaining, 0.01))
         except pexpect.EOF:
             raise ConnectionResetError from None
         except pexpect.TIMEOUT:
@@ -53,7 +54,8 @@ class Console:
 
     def panic(self) -> str | None:
         """Return the kernel's panic message, or None when it did not panic."""
-        _, found, rest = self.text().rpartition(_PANIC)
+        # The first one: with panic=0 the kernel repeats it between "---[ end " and " ]---".
+        _, found, rest = self.text().partition(_PANIC)
         return rest.partition("\n")[0].strip() if found else None
 
     def text(self) -> str:

@@ -8,6 +8,8 @@ from harness.core.deadline import Deadline
 from harness.core.errors import MachineError
 from harness.core.process import CommandResult
 
+_SHOWN = 120  # characters of a command in an error
+
 
 class Machine(Protocol):
     """A running arm64 Linux with root access; commands run in its initial namespaces."""
@@ -40,6 +42,12 @@ def check(machine: Machine, argv: Sequence[str], deadline: Deadline, *, stdin: b
     if result.returncode != 0:
         last = (result.error_text or result.text).splitlines()[-3:]
         raise MachineError(
-            f"in the machine: {' '.join(argv)[:200]} ended with {result.returncode}: {' | '.join(last)}"
+            f"in the machine: {_short(argv)} ended with {result.returncode}: {' | '.join(last)}"
         )
     return result
+
+
+def _short(argv: Sequence[str]) -> str:
+    """Return the command for an error of one line: a script is told by its first line."""
+    first = " ".join(argv).strip().partition("\n")[0]
+    return first if len(first) <= _SHOWN else f"{first[:_SHOWN]}..."

@@ -72,12 +72,12 @@ def argv(config: QemuConfig) -> list[str]:
         *("-m", f"{config.memory_mib}M"),
         *(
             "-object",
-            f"memory-backend-file,id=ram,size={config.memory_mib}M,mem-path={config.ram},share={shared}",
+            f"memory-backend-file,id=ram,size={config.memory_mib}M,mem-path={_value(config.ram)},share={shared}",
         ),
         *("-kernel", str(config.files.kernel), "-initrd", str(config.files.initramfs), "-append", append),
         *(
             "-chardev",
-            f"socket,id=console,fd={config.console_fd},server=on,wait=off,logfile={config.console_log}",
+            f"socket,id=console,fd={config.console_fd},server=on,wait=off,logfile={_value(config.console_log)}",
         ),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,fd={config.qmp_fd},server=on,wait=off"),
@@ -88,7 +88,10 @@ def argv(config: QemuConfig) -> list[str]:
         *("-device", "virtio-rng-pci"),
         *_drive("root", config.files.root),
         *_drive("tools", config.files.tools),
-        *("-netdev", f"user,id=net,restrict=on,hostfwd=unix:{config.docker_socket}-:{GUEST_DOCKER_PORT}"),
+        *(
+            "-netdev",
+            f"user,id=net,restrict=on,hostfwd=unix:{_value(config.docker_socket)}-:{GUEST_DOCKER_PORT}",
+        ),
         *("-device", "virtio-net-pci,netdev=net,romfile="),
     ]
     return words + ["-incoming", "defer"] * config.incoming
@@ -96,6 +99,11 @@ def argv(config: QemuConfig) -> list[str]:
 
 def _drive(name: str, image: Path) -> tuple[str, ...]:
     return (
-        *("-drive", f"if=none,id={name},file={image},format=raw,readonly=on,cache=unsafe"),
+        *("-drive", f"if=none,id={name},file={_value(image)},format=raw,readonly=on,cache=unsafe"),
         *("-device", f"virtio-blk-pci,drive={name}"),
     )
+
+
+def _value(path: Path) -> str:
+    # A comma ends a value unless it is doubled.
+    return str(path).replace(",", ",,")

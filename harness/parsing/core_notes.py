@@ -126,7 +126,7 @@ def _core_notes(core: bytes) -> Iterator[Note]:
             for segment in elf.iter_segments()
             if segment["p_type"] == "PT_NOTE"
         ]
-    except ELFError as error:
+    except (ELFError, OverflowError) as error:
         raise ValueError(f"damaged core: {error}") from error
     if not spans:
         raise ValueError("core without notes")

@@ -25,7 +25,7 @@ def open_aarch64(data: bytes) -> ELFFile:
     """Return the ELF reader for ``data``; raise ValueError when it is not a little-endian aarch64 file."""
     try:
         elf = ELFFile(BytesIO(data))
-    except ELFError as error:
+    except (ELFError, OverflowError) as error:
         raise ValueError(f"not an ELF file: {error}") from error
     if elf["e_machine"] != "EM_AARCH64" or not elf.little_endian or elf.elfclass != 64:  # noqa: PLR2004
         raise ValueError(f"not a 64-bit little-endian aarch64 ELF file but {elf['e_machine']}")

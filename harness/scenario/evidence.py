@@ -8,6 +8,7 @@ handler in the guest.
 import contextlib
 import io
 import json
+import logging
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -21,6 +22,8 @@ from harness.machines.protocol import Machine, check
 from harness.machines.qemu import QemuMachine
 from harness.scenario.observation import Observation
 
+log = logging.getLogger(__name__)
+
 _SECONDS = 20.0
 # CRIU's images hold the memory of the task (and, since 4.1, its keys): logs and names only.
 _PACK = f"""
@@ -33,8 +36,9 @@ exec busybox tar -c "$@"
 
 def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
     """Write the evidence of one scenario into ``directory``; never raises a HarnessError."""
-    directory.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
+    with contextlib.suppress(OSError):  # every collector will say why it could not write
+        directory.mkdir(parents=True, exist_ok=True)
 
     def attempt(what: str, collector: Callable[[], None]) -> None:
         try:
@@ -53,7 +57,6 @@ def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
 
 def collect_hang(machine: QemuMachine, directory: Path) -> None:
     """Write stacks, wait channels and states of every task, for a scenario that hangs."""
-    directory.mkdir(parents=True, exist_ok=True)
     script = (
         'for t in /proc/[0-9]*/task/[0-9]*; do echo "== $t $(cat $t/comm)"; '
         "grep -E '^(State|TracerPid|SigBlk)' $t/status; cat $t/wchan; echo; cat $t/stack; done 2>&1"
@@ -62,7 +65,11 @@ def collect_hang(machine: QemuMachine, directory: Path) -> None:
         text = machine.run(["bash", "-c", script], Deadline.after(_SECONDS, "stacks of all tasks")).text
     except HarnessError as error:
         text = f"not collected: {error}\n"
-    _write(directory / "stacks.txt", text)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / "stacks.txt", text)
+    except OSError as error:
+        log.warning("stacks of the hang were not written: %s", error)
 
 
 def read_kernel_log(machine: Machine) -> str:

@@ -68,8 +68,9 @@ class PremiseObserver:
         if not premises(self._scenario)["source_pac"]:
             observed = fresh == "no keys"
         else:
-            dies = fresh in {"signal 11", "signal 4"}
-            observed = dies is self._scenario.base.protected and own == "alive"  # it is the base's Python
+            # It is the base's Python: with FPAC it dies of SIGILL, without of SIGSEGV.
+            wanted = {"signal 11", "signal 4"} if self._scenario.base.protected else {"alive"}
+            observed = fresh in wanted and own == "alive"
         self._seen.premises["positive_control"] = Premise(
             name="positive_control", declared=True, observed=observed
         )

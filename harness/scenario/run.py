@@ -75,6 +75,8 @@ class ScenarioRun:
                 raise
             except HarnessError as error:
                 log.debug("%s", error, exc_info=True)
+                console = self._evidence / "console.log"
+                error.log = error.log or (console if console.exists() else None)
                 failure = error
         return self._judge(failure, time.monotonic() - started, qemu)
 
@@ -134,7 +136,7 @@ class ScenarioRun:
     def _cycle(self, container: Container, running: RunningWorkload, cycle: int) -> bool:
         """One dump and restore; True when the task lives on and another cycle makes sense."""
         seen, wanted = self.seen, self.scenario.workload.watch_ticks
-        seen.restore = None
+        seen.restore = seen.restored = seen.core = seen.fault = seen.exit_status = None
         with self._phase("dump"):
             seen.dump = self.criu(container, restoring=False).dump(
                 running.pid, self._limit.within(_DUMP_SECONDS, "dump"), cycle=cycle
@@ -159,13 +161,14 @@ class ScenarioRun:
             else:
                 # Nothing should run, but a task that died while it was let go is still being recorded.
                 limit, goal = _LAST_WORDS_SECONDS, sys.maxsize
+            # Every dump before ended a life of the same pid, and each has its end on record.
             progress = running.wait_progress(
                 goal,
                 self._limit.within(limit, "progress after the restore"),
-                exits_before=len(before.exits),
+                exits_before=cycle,
             )
         seen.ticks_after = progress.ticks
-        ends = progress.exits[len(before.exits) :]
+        ends = progress.exits[cycle:]
         seen.exit_status = ends[-1] if ends else None
         self._observe_restored(container, running)
         return seen.exit_status is None and seen.restore.returncode == 0

@@ -64,7 +64,7 @@ STARTS = {
 HOLDS_PROCESSES = {"core", "machines"}
 # What is observed and what is predicted share no code.
 PREDICTION = {"harness.catalogue.prediction", "harness.catalogue.known_issues", "harness.catalogue.verdict"}
-OBSERVER = "decide_outcome"
+OBSERVER = "decide"
 LONGEST_FILE = 400
 
 
@@ -202,12 +202,12 @@ def test_no_file_is_too_long(suffix: str) -> None:
         ("harness.parsing.x", "open('/etc/passwd')", "opens files"),
         (
             "harness.scenario.x",
-            "from harness.catalogue.prediction import predict\ndef decide_outcome(): ...",
+            "from harness.catalogue.prediction import predict\ndef decide(): ...",
             "knows the prediction",
         ),
         (
             "harness.scenario.x",
-            "from harness.catalogue import known_issues\ndef decide_outcome(): ...",
+            "from harness.catalogue import known_issues\ndef decide(): ...",
             "knows the prediction",
         ),
         ("harness.core.utils", "", "name a module after what it holds"),
@@ -231,7 +231,7 @@ def test_a_violation_is_seen(module: str, text: str, problem: str) -> None:
         ("harness.catalogue.x", "from .cpus import cpu\nfrom . import bases"),
         ("harness.__main__", "from harness.cli import main"),
         ("harness.cli.x", "from harness import __version__"),
-        ("harness.scenario.x", "from harness.catalogue.outcome import Outcome\ndef decide_outcome(): ..."),
+        ("harness.scenario.x", "from harness.catalogue.outcome import Outcome\ndef decide(): ..."),
         ("harness.core.x", "\n" * 400),
     ],
 )

@@ -211,6 +211,10 @@ def test_salt_of_another_length_is_refused(probe: Probe) -> None:
         (("core", "--dir", "/", "x", "1", "11", "name"), "%P is not a positive number: x"),
         (("reseed", "--hex", "0g"), "other than digits"),
         (("reseed",), "no entropy"),
+        (("reseed", "--time"), "--time needs a value"),
+        (("reseed", "--new-salt"), "--new-salt needs a value"),
+        (("reseed", "--salt", "x"), "unknown option --salt"),
+        (("sha256", "--new-salt", "x"), "unknown option --new-salt"),
         (("init", "--exits", "/nonexistent/exits"), "errno 2"),
     ],
 )

@@ -33,6 +33,8 @@ long number_of(const char *text, const char *what)
 
 static void take(struct options *options, enum option option, const char *value)
 {
+	char *end;
+
 	switch (option) {
 	case OPTION_SALT:
 		options->salt = value;
@@ -56,8 +58,9 @@ static void take(struct options *options, enum option option, const char *value)
 		options->deadline = number_of(value, "--deadline");
 		break;
 	case OPTION_TIME:
-		options->time = atoll(value);
-		if (options->time <= 0)
+		errno = 0;
+		options->time = strtoll(value, &end, 10);
+		if (errno || *end || options->time <= 0)
 			fail("--time is not a number of microseconds: %s", value);
 		break;
 	case OPTION_NEW_SALT:

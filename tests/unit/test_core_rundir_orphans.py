@@ -1,0 +1,102 @@
+"""What a killed process can leave of a run directory, at any instant, goes; what is not ours stays."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import StorageError
+from harness.core.rundir import RunDirectory, sweep
+
+LONG_AGO = time.time() - 3600
+
+
+def aged(path: Path) -> Path:
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    return path
+
+
+def test_killed_before_it_got_its_name(tmp_path: Path) -> None:
+    for name, with_lock in ((".criu-pac-one", True), (".criu-pac-two", False)):
+        (tmp_path / name).mkdir()
+        if with_lock:
+            (tmp_path / name / "lock").touch()
+    assert sweep(base=tmp_path) == [], "somebody may be making them at this moment"
+    for path in tmp_path.iterdir():
+        aged(path)
+    assert len(sweep(base=tmp_path)) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_while_it_was_removed(tmp_path: Path) -> None:
+    (tmp_path / "criu-pac-without-lock").mkdir()
+    assert sweep(base=tmp_path) == [], "its owner may be about to remove it"
+    aged(tmp_path / "criu-pac-without-lock")
+    assert len(sweep(base=tmp_path)) == 1
+
+
+def test_a_hidden_one_with_an_owner_stays(tmp_path: Path) -> None:
+    with RunDirectory.create(base=tmp_path) as owned:
+        hidden = owned.path.rename(tmp_path / ".criu-pac-slow")
+        aged(hidden)
+        assert sweep(base=tmp_path) == []
+        hidden.rename(owned.path)
+
+
+def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    unlink = os.unlink
+
+    def watched(path: str, **keywords: int) -> None:
+        removed.append(os.path.basename(os.fspath(path)))  # noqa: PTH119 -- what the os module is given
+        unlink(path, **keywords)
+
+    owned = RunDirectory.create(base=tmp_path)
+    for name in ("a", "qmp.sock", "z"):
+        (owned.path / name).touch()
+    (owned.path / "directory").mkdir()
+    monkeypatch.setattr(os, "unlink", watched)
+    owned.remove()
+    assert sorted(removed[:-1]) == ["a", "qmp.sock", "z"]
+    assert removed[-1] == "lock"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_directory_is_none(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "lock").touch()
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / "criu-pac-link").symlink_to(precious)
+    assert sweep(base=place) == []
+    assert (precious / "lock").exists()
+
+
+def test_a_place_with_too_long_a_name_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    with tempfile.TemporaryDirectory(prefix="t") as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        with RunDirectory.create() as owned:
+            assert owned.path.parent == Path(short)
+            (owned.path / "console.sock").touch()
+            assert len(str(owned.path / "console.sock")) <= 107
+
+
+def test_no_place_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot make a run directory in .*TMPDIR"):
+        RunDirectory.create(base=tmp_path / "missing")
+
+
+def test_the_end_of_the_process_removes_it_but_not_the_end_of_a_fork(tmp_path: Path) -> None:
+    owned = RunDirectory.create(base=tmp_path)
+    owner, owned._owner = owned._owner, owned._owner + 1
+    owned._remove_at_exit()
+    assert owned.path.exists()
+    owned._owner = owner
+    owned._remove_at_exit()
+    assert not owned.path.exists()
