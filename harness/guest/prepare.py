@@ -151,9 +151,11 @@ def _positive_control(container: Container, workload: Workload) -> dict[str, str
             container.probe.load_keys(running.pid, keys, deadline)
         before = running.ticks(deadline)
         _signal(container, "CONT", running.pid, deadline)
-        progress = running.wait_progress(before + workload.watch_ticks, deadline)
+        goal = before + workload.watch_ticks
+        progress = running.wait_progress(goal, deadline)
+        alive = "alive" if progress.ticks >= goal else "stuck"
         died = f"signal {progress.exits[-1] & 0x7F}" if progress.exits else None
-        outcomes[f"control {name} keys"] = died or "alive"
+        outcomes[f"control {name} keys"] = died or alive
         if died is None:
             _signal(container, "KILL", running.pid, deadline)
             running.wait_exit(deadline)

@@ -1,5 +1,6 @@
 """The QEMU command line as a pure function of a frozen description of the machine."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,35 @@ def argv(config: QemuConfig) -> list[str]:
         *("-device", "virtio-net-pci,netdev=net,romfile="),
     ]
     return words + ["-incoming", "defer"] * config.incoming
+
+
+def shape(cpu: str, kernel_arguments: str = "") -> str:
+    """Return a digest of the machine QEMU is told to make, for the key of what was saved from one.
+
+    It covers every word but those that differ between two runs of the same machine: where the
+    program and the files are, the numbers of sockets, who ends QEMU, and how a clone's words
+    differ from its template's.
+    """
+    names = MachineFiles(
+        kernel=Path("kernel"), initramfs=Path("initramfs"), root=Path("root"), tools=Path("tools")
+    )
+    words = argv(
+        QemuConfig(
+            program=("qemu",),
+            cpu=cpu,
+            files=names,
+            directory=Path("directory"),
+            ram=Path("ram"),
+            ram_shared=True,
+            incoming=False,
+            kernel_arguments=kernel_arguments,
+            console_fd=0,
+            qmp_fd=0,
+            agent_fd=0,
+            leash=("leash",),
+        )
+    )
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
 def _drive(name: str, image: Path) -> tuple[str, ...]:

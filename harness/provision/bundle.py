@@ -71,7 +71,9 @@ def bundle(name: str, provision: Provision) -> Bundle:
     architecture = provision.group(name).architecture
     key = provision.locked_digest(name)
     path = provision.cache.existing_artifact("bundle", key) if key else None
-    if path is None:
+    if path is not None:
+        provision.record_use(name, provision.lock[name].packages)
+    else:
         group = obtain(name, provision)
 
         def build(work: Path) -> None:

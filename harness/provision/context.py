@@ -1,20 +1,20 @@
 """What one command provisions with: settings, cache, downloads, lock."""
 
-from collections.abc import Mapping
-from types import TracebackType
+from collections.abc import Iterable, Mapping
 from typing import Self
 
+from harness.core.closing import Closing
 from harness.provision import groups as declared
 from harness.provision.archive import Archive
 from harness.provision.cache import Cache
 from harness.provision.fetch import Fetcher
 from harness.provision.groups import PackageGroup
 from harness.provision.keyring import Keyring
-from harness.provision.lock import LockedGroup, digest, read_lock
+from harness.provision.lock import LockedGroup, LockedPackage, digest, read_lock
 from harness.provision.settings import Settings
 
 
-class Provision:
+class Provision(Closing):
     """Settings, cache and downloads of one command; close it, or use it as a context.
 
     ``lock``, ``groups`` and ``keyrings`` (by distribution) replace the ones that come with
@@ -35,6 +35,7 @@ class Provision:
         self.fetcher = fetcher or Fetcher(self.cache, offline=settings.offline)
         self.archives: dict[str, Archive] = {}
         self.keyrings = dict(keyrings or {})
+        self.used: dict[str, dict[str, str]] = {}  # versions of the packages used, by group
         self.notes: list[str] = []  # what was not as the lock says, for the record
         self._groups = groups
         self._lock = lock
@@ -43,14 +44,6 @@ class Provision:
     def from_environment(cls) -> Self:
         """Return what the environment asks for; raises UsageError."""
         return cls(Settings.from_environment())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close connections and give back the cache entries in use. Idempotent."""
@@ -67,6 +60,10 @@ class Provision:
     def group(self, name: str) -> PackageGroup:
         """Return the declaration of a group; raises UsageError for an unknown one."""
         return declared.group(name, self._groups)
+
+    def record_use(self, name: str, packages: Iterable[LockedPackage]) -> None:
+        """Keep for the record which packages of a group are used, by "version sha256"."""
+        self.used[name] = {one.name: f"{one.version} {one.sha256}" for one in packages}
 
     def locked_digest(self, name: str) -> str | None:
         """Return the digest ``obtain`` gives when the lock can be followed; None if not locked.

@@ -126,6 +126,7 @@ def _from_group(
     salt = hashlib.sha256(recipe).hexdigest()
     locked = provision.locked_digest(group_name)
     if locked and (path := provision.cache.existing_artifact(kind, content_key(salt, locked))):
+        provision.record_use(group_name, provision.lock[group_name].packages)
         return path
     group = obtain(group_name, provision)
     return provision.cache.artifact(kind, content_key(salt, group.digest), lambda work: build(group, work))

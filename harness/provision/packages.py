@@ -56,6 +56,7 @@ def obtain(name: str, provision: Provision) -> ObtainedGroup:
             packages, notes = _present_versions(group, locked, provision)
             pairs = _whole(packages, _fetch(group, packages, provision))
         provision.notes.extend(notes)
+        provision.record_use(name, (package for package, _ in pairs))
         return ObtainedGroup(
             name=name,
             packages=pairs,

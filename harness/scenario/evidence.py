@@ -34,8 +34,11 @@ exec busybox tar -c "$@"
 """
 
 
-def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
-    """Write the evidence of one scenario into ``directory``; never raises a HarnessError."""
+def collect(machine: QemuMachine, seen: Observation, directory: Path, *, command: str = "") -> None:
+    """Write the evidence of one scenario into ``directory``; never raises a HarnessError.
+
+    ``command`` is the command line that reproduces it.
+    """
     failures: list[str] = []
     with contextlib.suppress(OSError):  # every collector will say why it could not write
         directory.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,8 @@ def collect(machine: QemuMachine, seen: Observation, directory: Path) -> None:
 
     attempt("files of the guest", lambda: _guest_files(machine, directory))
     attempt("console log", lambda: _write(directory / "console.log", machine.console.text()))
+    if command:
+        attempt("command", lambda: _write(directory / "command.txt", f"{command}\n"))
     attempt("registers", lambda: _write(directory / "registers.json", _registers(seen)))
     attempt("observations", lambda: _write(directory / "observations.json", _observations(seen)))
     if failures:

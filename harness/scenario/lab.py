@@ -23,7 +23,7 @@ from harness.guest.probe import Probe, build_probe, probe_key
 from harness.guest.workload import available_workloads, load_workload, workload_directory
 from harness.key_module.build import PLUGIN_NAME, build_plugin, plugin_key
 from harness.machines.qemu import QemuMachine
-from harness.machines.qemu_config import MachineFiles
+from harness.machines.qemu_config import MachineFiles, shape
 from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, cold_boot, template
 from harness.provision.base_protection import LIBC_PATHS, check_protection
 from harness.provision.bundle import bundle
@@ -105,7 +105,12 @@ class Lab:
         files = self._files(kind)
         context, workloads = self._build_context(kind.base)
         key = content_key(
-            *(_PREPARATION, self.qemu.key, kind.cpu.qemu, *(_artifact_name(path) for path in _paths(files))),
+            *(
+                _PREPARATION,
+                self.qemu.key,
+                shape(kind.cpu.qemu),
+                *(_artifact_name(path) for path in _paths(files)),
+            ),
             *(kind.base.digest, hashlib.sha256(context).hexdigest()),
         )
         image = ContainerImage(
@@ -131,7 +136,11 @@ class Lab:
         self._check_open()
         machine = made.clone(Deadline.after(CLONE_SECONDS, "start of a clone"))
         self._register(machine)
-        Probe(machine).new_identity(Deadline.after(CLONE_SECONDS, "identity of a clone"))
+        try:
+            Probe(machine).new_identity(Deadline.after(CLONE_SECONDS, "identity of a clone"))
+        except BaseException:
+            self.release(machine)
+            raise
         return machine
 
     def release(self, machine: QemuMachine) -> None:
@@ -147,10 +156,9 @@ class Lab:
 
     def manifest(self) -> dict[str, Any]:
         """Return versions and digests of everything used, for the evidence."""
-        locked = {name: self.provision.locked_digest(name) for name in sorted(self.provision.lock)}
         return {
             "qemu": {"version": self.qemu.version, "key": self.qemu.key},
-            "packages": locked,
+            "packages": self.provision.used,
             "probe": probe_key(),
             "key_module": plugin_key(),
             "notes": list(self.provision.notes),

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from harness.catalogue.outcome import Outcome, Premise
 from harness.guest.criu import CriuRun
-from harness.guest.probe_results import CoreReport, KeyFingerprints, ThreadsReport, WatchReport
+from harness.guest.probe_results import CoreReport, KeyFingerprints, MachineFacts, ThreadsReport, WatchReport
+from harness.machines.template import Facts
 from harness.parsing.kernel_fault import KernelFault
 from harness.parsing.pac import pac_bits
 from harness.scenario.result import Registers
@@ -19,13 +20,16 @@ from harness.scenario.result import Registers
 class Observation:
     """Filled in phase by phase; whatever a phase did not reach stays None.
 
+    ``machine`` and ``template`` are what the machine and its preparation were seen to be.
     ``held`` is the task before the first dump, ``restored`` after the last restore (a ptrace
     stop), ``core`` and ``fault`` its death. ``exit_status`` is a raw wait status. ``carrier``:
-    something that ran was there to carry the keys.
+    the scenario has something that should carry the keys.
     """
 
     premises: dict[str, Premise] = field(default_factory=dict)
     carrier: bool = False
+    machine: MachineFacts | None = None
+    template: Facts = field(default_factory=dict)
     held: ThreadsReport | None = None
     rehearsal: WatchReport | None = None
     fresh: KeyFingerprints | None = None
@@ -42,7 +46,7 @@ class Observation:
 
     @property
     def frames(self) -> int:
-        """Distinct signed frames returned through on every round of the workload."""
+        """Distinct signed frames returned through in one round of the workload, seen before the dump."""
         if self.rehearsal is None:
             return 0
         return len({(frame.address, frame.lr) for frame in self.rehearsal.returned if frame.signed})
@@ -54,6 +58,14 @@ class Observation:
             return self.core.threads[0].insn_mask
         report = self.restored or self.held
         return report.threads[0].insn_mask if report and report.threads else None
+
+    @property
+    def in_own_code(self) -> bool:
+        """Whether PC or LR of the dead task, stripped, lies in a mapped file: not in CRIU's restorer."""
+        if self.core is None:
+            return False
+        thread = self.core.threads[0]
+        return any(line and "/" in line for line in (thread.pc_mapping, thread.lr_mapping))
 
     def keys_before(self) -> Mapping[int, KeyFingerprints | None]:
         """Fingerprints of the dumped task by thread id in its pid namespace."""
@@ -97,7 +109,10 @@ class Observation:
     @property
     def signal(self) -> str | None:
         """Name of the signal that killed the restored task, or None."""
-        if self.exit_status is None or not (number := self.exit_status & 0x7F):
+        number = self.exit_status & 0x7F if self.exit_status is not None else 0
+        if not number and self.core:
+            number = self.core.signal
+        if not number:
             return None
         try:
             return signals.Signals(number).name
@@ -150,14 +165,22 @@ def _end(seen: Observation) -> tuple[Outcome, str] | None:
 def _death(seen: Observation) -> tuple[Outcome, str]:
     registers = seen.registers()
     where = f"pc {_hex(registers.pc)}, lr {_hex(registers.lr)}"
-    if seen.signal == "SIGILL" and seen.fault is not None and seen.fault.is_fpac:
-        return Outcome.FPAC_FAULT, f"authentication failed and trapped (FPAC) in the restored task: {where}"
-    if seen.signal == "SIGSEGV" and registers.pac_bits:
-        register = (registers.pac_register or "").upper()
-        return Outcome.SIGNED_PC_FAULT, f"SIGSEGV with PAC bits left in {register}: {where}"
     if seen.signal is None:
         why = f"the restored task ended by itself, wait status 0x{seen.exit_status or 0:x}"
         return Outcome.CRASHED_OTHER, why
+    if not seen.in_own_code:
+        why = f"the restored task died of {seen.signal} outside the code it was dumped with: {where}"
+        return Outcome.CRASHED_OTHER, why
+    if seen.signal == "SIGILL" and seen.fault is not None and seen.fault.is_fpac:
+        return Outcome.FPAC_FAULT, f"authentication failed and trapped (FPAC) in the restored task: {where}"
+    # Between its prologue and its first call a healthy function has a signed LR as well: there
+    # the fetch itself has to have failed.
+    fetch_failed = (
+        seen.core is not None and seen.core.siginfo is not None and (seen.core.siginfo.addr == registers.pc)
+    )
+    if seen.signal == "SIGSEGV" and registers.pac_bits and (registers.pac_register == "pc" or fetch_failed):
+        register = (registers.pac_register or "").upper()
+        return Outcome.SIGNED_PC_FAULT, f"SIGSEGV with PAC bits left in {register}: {where}"
     return Outcome.CRASHED_OTHER, f"the restored task died of {seen.signal}: {where}"
 
 

@@ -2,11 +2,13 @@
 
 import logging
 
+from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.outcome import Premise
 from harness.catalogue.prediction import premises
 from harness.catalogue.scenario import Scenario
 from harness.core.deadline import Deadline
 from harness.guest.container import Container
+from harness.guest.criu import CriuRun
 from harness.guest.prepare import libraries_of
 from harness.guest.workload import RunningWorkload
 from harness.machines.template import Facts
@@ -33,6 +35,14 @@ class PremiseObserver:
             pac = None
         for name in ("source_pac", "target_pac"):  # one machine for both
             _declare(self._scenario, self._seen, name, observed=pac)
+        self._seen.machine = machine
+        kernel = self._scenario.source.kernel.name
+        is_kernel = machine.release == kernel or machine.release.startswith((f"{kernel}.", f"{kernel}-"))
+        _note(self._seen, "kernel", declared=True, observed=is_kernel)
+        cpu = self._scenario.source.cpu
+        _note(
+            self._seen, "fpac", declared=cpu.fpac if cpu.pac else None, observed=machine.fpac if pac else None
+        )
         self._seen.fresh = self._container.probe.fresh(deadline)
         self._declare_positive_control()
 
@@ -69,11 +79,10 @@ class PremiseObserver:
             observed = fresh == "no keys"
         else:
             # It is the base's Python: with FPAC it dies of SIGILL, without of SIGSEGV.
-            wanted = {"signal 11", "signal 4"} if self._scenario.base.protected else {"alive"}
-            observed = fresh in wanted and own == "alive"
-        self._seen.premises["positive_control"] = Premise(
-            name="positive_control", declared=True, observed=observed
-        )
+            fault = "signal 4" if self._scenario.source.cpu.fpac else "signal 11"
+            wanted = fault if self._scenario.base.protected else "alive"
+            observed = fresh == wanted and own == "alive"
+        _note(self._seen, "positive_control", declared=True, observed=observed)
 
 
 def declare_keys_change(scenario: Scenario, seen: Observation) -> None:
@@ -88,5 +97,16 @@ def declare_keys_change(scenario: Scenario, seen: Observation) -> None:
     _declare(scenario, seen, "keys_change", observed=observed)
 
 
+def declare_criu(name: str, build: CriuBuild, run: CriuRun, seen: Observation) -> None:
+    """Declare that the CRIU that ran is the one named, by its log, unless it ended before it had one."""
+    if (version := run.log.version) is not None:
+        named = build.name == version or build.name.startswith(f"{version}-")
+        _note(seen, name, declared=True, observed=named)
+
+
+def _note(seen: Observation, name: str, *, declared: bool | None, observed: bool | None) -> None:
+    seen.premises[name] = Premise(name=name, declared=declared, observed=observed)
+
+
 def _declare(scenario: Scenario, seen: Observation, name: str, *, observed: bool | None) -> None:
-    seen.premises[name] = Premise(name=name, declared=premises(scenario)[name], observed=observed)
+    _note(seen, name, declared=premises(scenario)[name], observed=observed)

@@ -29,7 +29,7 @@ from harness.scenario.evidence import collect, collect_hang, read_kernel_log
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
-from harness.scenario.premises import PremiseObserver, declare_keys_change
+from harness.scenario.premises import PremiseObserver, declare_criu, declare_keys_change
 from harness.scenario.result import Registers, ScenarioResult
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class ScenarioRun:
         finally:
             try:
                 with self._phase("evidence"):
-                    collect(machine, self.seen, self._evidence)
+                    collect(machine, self.seen, self._evidence, command=self.options.command)
             finally:
                 if self.options.keep:
                     steps.note(
@@ -118,6 +118,7 @@ class ScenarioRun:
 
     def _in_clone(self, machine: QemuMachine, facts: Facts) -> None:
         container = Container(machine, facts["container_pid"])
+        self.seen.template = facts
         with self._phase("hold"):
             start = self._limit.within(_START_SECONDS, "start of the workload")
             running = RunningWorkload.launch(container, self.scenario.workload, start)
@@ -144,6 +145,12 @@ class ScenarioRun:
         self._check_limit(seen.dump)
         if seen.dump.returncode != 0:
             return False
+        # CRIU kills the dumped task and does not wait; its end has to be on record before the
+        # restored task, which has the same pid, can have one.
+        running.wait_exit(
+            self._limit.within(_OBSERVE_SECONDS, "end of the dumped task"), exits_before=cycle - 1
+        )
+        declare_criu("criu_dump", self.scenario.criu_dump, seen.dump, seen)
         before = running.progress(self._limit.within(_OBSERVE_SECONDS, "ticks before the restore"))
         seen.ticks_before, seen.ticks_wanted = before.ticks, wanted
         self.between(container, cycle)
@@ -152,6 +159,7 @@ class ScenarioRun:
                 self._limit.within(_RESTORE_SECONDS, "restore"), cycle=cycle
             )
         self._check_limit(seen.restore)
+        declare_criu("criu_restore", self.scenario.criu_restore, seen.restore, seen)
         if seen.restore.hung:
             return False
         with self._phase("watch"):
@@ -171,7 +179,8 @@ class ScenarioRun:
         ends = progress.exits[cycle:]
         seen.exit_status = ends[-1] if ends else None
         self._observe_restored(container, running)
-        return seen.exit_status is None and seen.restore.returncode == 0
+        # The next cycle overwrites what this one observed: it has to have been in order.
+        return decide(seen)[0] is Outcome.SURVIVED
 
     def _check_limit(self, call: CriuRun) -> None:
         """Raise DeadlineError for a call cut short by the time of the whole arm: it says nothing of CRIU."""
@@ -196,8 +205,11 @@ class ScenarioRun:
                 if report.nspid == pid:
                     self.seen.core = report
         if self.seen.core:
+            dead = self.seen.core.threads[0]
+            ids = {dead.tid, self.seen.core.pid}  # the kernel logs the thread's
             faults = parse_faults(read_kernel_log(machine))
-            self.seen.fault = next((one for one in faults if one.pid == self.seen.core.pid), None)
+            own = [one for one in faults if one.pid in ids and one.pc == dead.pc]
+            self.seen.fault = own[-1] if own else None
 
     def _judge(self, failure: HarnessError | None, seconds: float, qemu: str | None) -> ScenarioResult:
         seen, cell = self.seen, self.scenario

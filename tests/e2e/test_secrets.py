@@ -1,16 +1,20 @@
 """Keys are secrets: no byte of a known key anywhere in what a run leaves, and every clone has its own."""
 
+import logging
 from pathlib import Path
 
+import pytest
 from elftools.elf.elffile import ELFFile
 
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
 from harness.guest.container import IMAGES, Container
 from harness.guest.probe import SALT
+from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
 from harness.machines.qemu import QemuMachine
 from harness.pytest_plugin import RunScenario
+from harness.reporting.jsonl import append_result
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.run import ScenarioRun
 
@@ -60,11 +64,15 @@ def test_the_search_for_leaks_finds_one(tmp_path: Path) -> None:
     assert leaks(tmp_path, [key])
 
 
-def test_no_known_key_in_the_evidence(run_scenario: RunScenario, tmp_path: Path) -> None:
-    from harness.key_module.keyfile import parse_key_file  # noqa: PLC0415 -- secrets stay in this test
+def test_no_known_key_in_evidence_results_or_logs(
+    run_scenario: RunScenario, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    result = run_scenario(KeyModule.PLUGIN, runner=KeepsTheKeys)
+    append_result(tmp_path, result)
+    (tmp_path / "debug.log").write_text(caplog.text)
 
-    run_scenario(KeyModule.PLUGIN, runner=KeepsTheKeys)
-
+    assert "pacprobe" in caplog.text, "every command in the guest is logged"
     raw = KeepsTheKeys.keys
     threads = parse_key_file(raw).threads
     assert threads

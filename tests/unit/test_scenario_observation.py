@@ -15,6 +15,7 @@ from harness.guest.probe_results import (
     CoreThread,
     Frame,
     KeyFingerprints,
+    Signal,
     ThreadsReport,
     ThreadState,
     WatchReport,
@@ -223,21 +224,37 @@ def test_without_a_premise_nothing_is_judged_whatever_was_seen() -> None:
         (FPAC_DEATH, Outcome.FPAC_FAULT),
         ({**FPAC_DEATH, "fault": None}, Outcome.CRASHED_OTHER),
         ({**FPAC_DEATH, "fault": SEGV}, Outcome.CRASHED_OTHER),
-        ({**FPAC_DEATH, "exit_status": SIGSEGV}, Outcome.SIGNED_PC_FAULT),
-        ({**FPAC_DEATH, "core": None}, Outcome.FPAC_FAULT),  # no core came, the kernel log says enough
+        ({**FPAC_DEATH, "exit_status": SIGSEGV}, Outcome.CRASHED_OTHER),
+        ({**FPAC_DEATH, "core": None}, Outcome.CRASHED_OTHER),  # nobody saw whose code it was
         (SIGNED_DEATH, Outcome.SIGNED_PC_FAULT),
         ({**SIGNED_DEATH, "fault": None}, Outcome.SIGNED_PC_FAULT),
         ({**SIGNED_DEATH, "core": core(pc=CLEAN, lr=CLEAN)}, Outcome.CRASHED_OTHER),
-        ({**SIGNED_DEATH, "core": core(pc=CLEAN, lr=DIRTY)}, Outcome.SIGNED_PC_FAULT),
+        # Any fault between a prologue and its first call has a signed LR.
+        ({**SIGNED_DEATH, "core": core(pc=CLEAN, lr=DIRTY)}, Outcome.CRASHED_OTHER),
         ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=None)}, Outcome.CRASHED_OTHER),
         ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=0x70_0000 << 32)}, Outcome.SIGNED_PC_FAULT),
         ({**SIGNED_DEATH, "exit_status": SIGKILL}, Outcome.CRASHED_OTHER),
-        ({**SIGNED_DEATH, "core": None}, Outcome.SIGNED_PC_FAULT),
+        ({**SIGNED_DEATH, "core": None}, Outcome.CRASHED_OTHER),
         ({**SIGNED_DEATH, "core": None, "fault": None}, Outcome.CRASHED_OTHER),
     ],
 )
 def test_how_it_died(changes: dict[str, Any], outcome: Outcome) -> None:
     assert decide(survivor(restored=None, **changes))[0] is outcome
+
+
+def test_a_dirty_lr_is_enough_where_the_fetch_failed() -> None:
+    dead = core(pc=CLEAN, lr=DIRTY)
+    fetched = dataclasses.replace(dead, siginfo=Signal(signo=11, code=1, addr=CLEAN))
+    assert decide(survivor(**{**SIGNED_DEATH, "core": fetched}, restored=None))[0] is Outcome.SIGNED_PC_FAULT
+
+
+def test_a_fault_of_crius_restorer_is_not_the_tasks() -> None:
+    dead = core(pc=DIRTY, lr=DIRTY)
+    thread = dataclasses.replace(dead.threads[0], pc_mapping="10000-30000 r-xp 0 00:00 0", lr_mapping=None)
+    elsewhere = dataclasses.replace(dead, threads=(thread,))
+    outcome, reason = decide(survivor(**{**SIGNED_DEATH, "core": elsewhere}, restored=None))
+    assert outcome is Outcome.CRASHED_OTHER
+    assert "outside the code it was dumped with" in reason
 
 
 def test_the_real_death() -> None:

@@ -69,8 +69,9 @@ def cycle(machine: Guest, run: ScenarioRun) -> bool:
 
 def test_the_end_of_the_dumped_task_is_not_the_restored_ones(tmp_path: Path) -> None:
     """Both have one process id; taken for each other, every survivor would be dead."""
-    machine, run = Guest(shown(4), shown(4), shown(7)), new(tmp_path)
-    assert cycle(machine, run)
+    # The end of the dumped task comes late: nothing is restored before it is on record.
+    machine, run = Guest(shown(4, ""), shown(4), shown(4), shown(7)), new(tmp_path)
+    cycle(machine, run)
     seen = run.seen
     assert (seen.exit_status, seen.signal) == (None, None)
     assert (seen.ticks_before, seen.ticks_after, seen.ticks_wanted) == (4, 7, 3)
@@ -91,6 +92,18 @@ def test_the_death_of_the_restored_task_is_seen_with_its_core_and_its_fault(tmp_
     assert (seen.core.nspid, seen.fault.pid) == (35, 495)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "goes_on"),
+    [(Outcome.SURVIVED, True), (Outcome.STATE_LOST, False), (Outcome.HUNG, False), (Outcome.INVALID, False)],
+)
+def test_only_a_cycle_in_order_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, *, goes_on: bool
+) -> None:
+    """The next cycle overwrites what this one saw: a lost state must not be forgotten."""
+    monkeypatch.setattr(scenario_run, "decide", lambda _: (outcome, "as told"))
+    assert cycle(Guest(shown(4), shown(4), shown(7)), new(tmp_path)) is goes_on
+
+
 def test_another_process_core_is_not_the_restored_tasks(tmp_path: Path) -> None:
     machine, run = Guest(shown(4), shown(4, f"{DUMPED}35 139\n")), new(tmp_path)
     machine.answer(["bash", "-c", f"cd {CORES} && echo *.json"], "core.7.json\n")
@@ -101,7 +114,7 @@ def test_another_process_core_is_not_the_restored_tasks(tmp_path: Path) -> None:
 
 def test_too_few_ticks_are_kept_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenario_run, "_TICK_GRACE_SECONDS", -0.25)  # no time at all
-    machine, run = Guest(shown(4), shown(5)), new(tmp_path)
+    machine, run = Guest(shown(4), shown(4), shown(5)), new(tmp_path)
     cycle(machine, run)
     assert (run.seen.ticks_before, run.seen.ticks_after, run.seen.exit_status) == (4, 5, None)
 
