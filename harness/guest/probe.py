@@ -19,7 +19,7 @@ from harness.guest.probe_results import (
     parse,
 )
 from harness.machines.protocol import Machine
-from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
+from harness.provision.toolchain import AARCH64_LINUX, SHARED_C, compile_c, source_key
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ _FLAGS = ("-D_GNU_SOURCE", "-O2", "-s", "-std=gnu11", "-mbranch-protection=none"
 
 def probe_key() -> str:
     """Return a digest of everything the probe's bytes depend on."""
-    return source_key([*_sources(), *_SOURCES.glob("*.h")], AARCH64_LINUX, *_FLAGS)
+    return source_key([*_sources(), *_SOURCES.glob("*.h"), SHARED_C / "sha256.h"], AARCH64_LINUX, *_FLAGS)
 
 
 def build_probe(output: Path, cache_root: Path) -> Path:
@@ -42,7 +42,7 @@ def build_probe(output: Path, cache_root: Path) -> Path:
 
 
 def _sources() -> list[Path]:
-    return sorted(_SOURCES.glob("*.c"))
+    return sorted([*_SOURCES.glob("*.c"), SHARED_C / "sha256.c"])
 
 
 class Probe:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.steps import step
-from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
+from harness.provision.toolchain import AARCH64_LINUX, SHARED_C, compile_c, source_key
 
 PLUGIN_NAME = "pac_key_plugin.so"  # CRIU loads every *.so in its library directory
 
@@ -35,9 +35,11 @@ def build_plugin(output: Path, cache_root: Path, *, deadline: Deadline | None = 
 
 def plugin_key() -> str:
     """Return a digest of everything the plugin's bytes depend on: the name of its place in a cache."""
-    return source_key([*plugin_sources(), *SOURCES.glob("*.h")], AARCH64_LINUX, *_FLAGS)
+    return source_key(
+        [*plugin_sources(), *SOURCES.glob("*.h"), SHARED_C / "sha256.h"], AARCH64_LINUX, *_FLAGS
+    )
 
 
 def plugin_sources() -> list[Path]:
     """Return the plugin's C files, sorted."""
-    return sorted(SOURCES.glob("*.c"))
+    return sorted([*SOURCES.glob("*.c"), SHARED_C / "sha256.c"])

@@ -16,6 +16,9 @@ from harness.provision.storage import storage_errors
 # Ubuntu 20.04's glibc: what is linked against it runs there and on everything newer.
 AARCH64_LINUX = "aarch64-linux-gnu.2.31"
 
+# C that more than one room compiles in.
+SHARED_C = Path(__file__).parent / "c"
+
 # Every C source of the project has to pass these. Without optimisation zig would add UBSan and
 # build its runtime first, 15 s of work for nothing.
 ALWAYS = ("-Wall", "-Wextra", "-Werror", "-fno-sanitize=undefined")
@@ -45,7 +48,7 @@ def compile_c(
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
             fresh = Path(scratch) / output.name
             check(
-                [*_compiler(), "-target", target, *flags, *ALWAYS, *sources, "-o", fresh],
+                [*_compiler(), "-target", target, *flags, *ALWAYS, f"-I{SHARED_C}", *sources, "-o", fresh],
                 limit,
                 env=_environment(cache_root),
             )

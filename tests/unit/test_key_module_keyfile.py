@@ -22,7 +22,7 @@ from harness.key_module.keyfile import (
     parse_key_file,
     read_key_file,
 )
-from harness.provision.toolchain import compile_c
+from harness.provision.toolchain import SHARED_C, compile_c
 
 HERE = Path(__file__).parent
 GOLDEN = (HERE.parent / "golden" / "pac-keys.img").read_bytes()
@@ -46,9 +46,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [
         HERE / "key_module_reader.c",
         *SOURCES.glob("keyfile_*.c"),
-        *(SOURCES / name for name in ("sha256.c", "secret.c")),
+        SHARED_C / "sha256.c",
+        SOURCES / "secret.c",
     ]
-    flags = ["-std=gnu11", "-O1", f"-I{SOURCES}"]
+    flags = ["-std=gnu11", "-O1", f"-I{SOURCES}", f"-I{SHARED_C}"]
     if compiler := shutil.which("cc"):
         check(
             [compiler, *flags, "-Wall", "-Wextra", "-Werror", *map(str, sources), "-o", str(output)],

@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.process import CommandResult, check, run
 from harness.key_module.build import SOURCES
 from harness.key_module.keyfile import foreign_images, read_key_file
-from harness.provision.toolchain import compile_c
+from harness.provision.toolchain import SHARED_C, compile_c
 
 HERE = Path(__file__).parent
 PAC = {"FAKE_PAC": "1"}
@@ -31,9 +31,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
 
     def build(hooks: int) -> Path:
         output = directory / f"fake-{hooks}"
-        sources = [HERE / "key_module_fake_criu.c", *SOURCES.glob("*.c")]
+        sources = [HERE / "key_module_fake_criu.c", *SOURCES.glob("*.c"), SHARED_C / "sha256.c"]
         sources.remove(SOURCES / "regsets.c")
-        flags = ["-std=gnu11", "-O1", "-rdynamic", "-pthread", f"-I{SOURCES}", f"-DFAKE_HOOKS={hooks}"]
+        flags = [
+            "-std=gnu11",
+            "-O1",
+            "-rdynamic",
+            "-pthread",
+            f"-I{SOURCES}",
+            f"-I{SHARED_C}",
+            f"-DFAKE_HOOKS={hooks}",
+        ]
         if compiler := shutil.which("cc"):
             words = [compiler, *flags, "-Wall", "-Wextra", "-Werror", *map(str, sources), "-o", str(output)]
             check(words, deadline())

@@ -18,6 +18,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import MachineError
 from harness.core.process import CommandResult, check, popen, run
 from harness.guest.probe_results import CoreReport, Started, parse
+from harness.provision.toolchain import SHARED_C
 
 SOURCES = Path(__file__).parents[2] / "harness" / "guest" / "probe"
 # They read arm64 registers; everything else compiles anywhere.
@@ -52,8 +53,9 @@ class Probe:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("probe") / "pacprobe"
     sources = [source for source in sorted(SOURCES.glob("*.c")) if source.stem not in ARM64_ONLY]
+    sources.append(SHARED_C / "sha256.c")
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-gnu"]
-    flags = ["-O1", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-o"]
+    flags = ["-O1", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{SHARED_C}", "-o"]
     # The first build on a machine includes zig's own start-up objects; later ones are cached.
     check([*zig, *flags, path, *sources], Deadline.after(120, "build of pacprobe"))
     return path

@@ -13,6 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import MachineError
 from harness.core.process import CommandResult, check, run
 from harness.guest.probe_results import Reseed, parse
+from harness.provision.toolchain import SHARED_C
 
 SOURCES = Path(__file__).parents[2] / "harness" / "guest" / "probe"
 # They read arm64 registers; everything else compiles anywhere.
@@ -87,8 +88,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("reseed")
     (directory / "kernel.c").write_text(KERNEL)
     sources = [source for source in sorted(SOURCES.glob("*.c")) if source.stem not in ARM64_ONLY]
+    sources.append(SHARED_C / "sha256.c")
     zig = [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-gnu"]
-    flags = ["-O1", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-o"]
+    flags = ["-O1", "-s", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", f"-I{SHARED_C}", "-o"]
     built = directory / "pacprobe"
     check([*zig, *flags, built, *sources, directory / "kernel.c"], Deadline.after(120, "build of pacprobe"))
     return built

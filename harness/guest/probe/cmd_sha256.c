@@ -12,8 +12,8 @@ void command_sha256(struct json *json, const struct options *options)
 {
 	static const char digits[] = "0123456789abcdef";
 	static uint8_t bytes[65536];
-	uint8_t digest[SHA256_BYTES];
-	char text[2 * SHA256_BYTES + 1] = "";
+	uint8_t digest[SHA256_SIZE];
+	char text[2 * SHA256_SIZE + 1] = "";
 	struct sha256 hash;
 	int64_t total = 0;
 	ssize_t got;
@@ -27,7 +27,7 @@ void command_sha256(struct json *json, const struct options *options)
 	if (got < 0)
 		fail_errno("read(stdin)");
 	sha256_final(&hash, digest);
-	for (int i = 0; i < SHA256_BYTES; i++) {
+	for (unsigned int i = 0; i < SHA256_SIZE; i++) {
 		text[2 * i] = digits[digest[i] >> 4];
 		text[2 * i + 1] = digits[digest[i] & 15];
 	}

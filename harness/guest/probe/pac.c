@@ -32,7 +32,7 @@ static void write_fingerprint(struct json *json, const char *name, const struct 
 			      const uint8_t *key, size_t size)
 {
 	static const char digits[] = "0123456789abcdef";
-	uint8_t digest[SHA256_BYTES];
+	uint8_t digest[SHA256_SIZE];
 	char text[2 * FINGERPRINT_BYTES + 1];
 	struct sha256 hash;
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* explicit_bzero */
+#endif
 #include "sha256.h"
 
 #include <string.h>

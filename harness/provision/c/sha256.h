@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* SHA-256 (FIPS 180-4), so that the module needs no library beyond libc. */
+/* SHA-256 (FIPS 180-4), for what runs where no library beyond libc can be counted on. */
 #ifndef PAC_SHA256_H
 #define PAC_SHA256_H
 
