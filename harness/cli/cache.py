@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.choices import size
-from harness.cli.session import Verbosity, session
+from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import ExitCode, UsageError
-from harness.provision.context import Provision
 from harness.provision.lock import LockedGroup, lock_path, read_lock
 from harness.provision.packages import update_lock
 from harness.reporting import inventory, progress
@@ -27,7 +26,7 @@ def _options(context: typer.Context) -> None:
 @app.command("list")
 def list_entries(*, verbose: Verbosity = 0) -> int:
     """Show what the cache holds, least recently used first."""
-    with session(verbose), Provision.from_environment() as provision:
+    with provisioned(verbose) as provision:
         typer.echo(f"{provision.cache.root}", err=True)
         inventory.print_inventory(provision.cache.list_entries())
     return 0
@@ -47,7 +46,7 @@ def prune(
     if max_size is not None and everything:
         raise UsageError("--max-size and --all contradict each other")
     limit = 0 if max_size is None else size(max_size)
-    with session(verbose), Provision.from_environment() as provision:
+    with provisioned(verbose) as provision:
         removed = provision.cache.prune(limit)
     typer.echo(f"removed {len(removed)} entries, {sum(entry.size for entry in removed) / 1e6:.1f} MB")
     return 0
@@ -63,7 +62,7 @@ def update(
 ) -> int:
     """Resolve every package group anew and write the lock; print what changed."""
     target = output or _lock_of_checkout()
-    with session(verbose), Provision.from_environment() as provision:
+    with provisioned(verbose) as provision:
         before = provision.lock
         with progress.shown(verbose=verbose > 0):
             update_lock(provision, target)

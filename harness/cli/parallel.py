@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+from harness.cli.session import held
 from harness.scenario.arms import Arm
 from harness.scenario.result import ScenarioResult
 
@@ -54,8 +55,10 @@ class ParallelArms:
         Raises what ``run`` raised instead of giving a result.
         """
         # Not on entering the context: an interrupt between two starts has to leave through it.
-        for thread in self._threads:
-            thread.start()
+        # Nor within one: a thread would be at work that is not alive yet.
+        with held():
+            for thread in self._threads:
+                thread.start()
         for _ in self._threads:
             result = self._next()
             if isinstance(result, BaseException):

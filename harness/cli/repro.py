@@ -18,7 +18,7 @@ from harness.catalogue.scenario import Driver
 from harness.catalogue.workloads import Workload
 from harness.cli import backend, choices
 from harness.cli.parallel import ParallelArms, default_parallelism
-from harness.cli.session import Verbosity, session
+from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import ExitCode, HostError, StorageError, UsageError
 from harness.provision.context import Provision
 from harness.reporting import progress
@@ -136,11 +136,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         timeout=timeout,
         qemu=qemu,
     )
-    with (
-        session(verbose),
-        Provision.from_environment() as provision,
-        backend.open_lab(provision, qemu) as lab,
-    ):
+    with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         return _run(request, provision, lab, results, verbose=verbose > 0)
 
 
@@ -160,11 +156,15 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
         used = {**lab.manifest(), "bases": {name: _base_record(one) for name, one in bases.items()}}
         write_record(directory, command=command, started=f"{started:%Y-%m-%dT%H:%M:%SZ}", used=used)
 
+    def stop() -> None:
+        provision.fetcher.cancel()  # arms may be making their template, which nothing else ends
+        lab.close()
+
     record()  # now, so that an interrupted run says what it was, and again when everything is known
     with ParallelArms(
         arms,
         lambda arm: backend.run_arm(arm, bases[arm.scenario.base.name], lab, options),
-        lab.close,
+        stop,
         at_once=default_parallelism(len(arms)),
         linger=request.keep,
     ) as running:

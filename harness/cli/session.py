@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from harness.core import rundir
+from harness.provision.context import Provision
 
 Verbosity = Annotated[
     int,
@@ -44,6 +45,44 @@ def session(verbosity: int) -> Iterator[None]:
     rundir.sweep()
     with _logging(verbosity), _interruptible():
         yield
+
+
+@contextmanager
+def provisioned(verbosity: int) -> Iterator[Provision]:
+    """Run a command as ``session`` does, with what it provisions with; raises UsageError.
+
+    What killed commands left half built in the cache is removed.
+    """
+    with session(verbosity), Provision.from_environment() as provision:
+        provision.cache.sweep()
+        yield provision
+
+
+class _Hold:
+    """Whether an interrupt has to wait, and whether one does."""
+
+    on = False
+    came = False
+
+
+_hold = _Hold()
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Put the interrupt of ``session`` off to the end of the context, which has to be short.
+
+    For what must not be left half done: a thread whose start is interrupted runs all the same,
+    and nobody can tell.
+    """
+    _hold.on = True
+    try:
+        yield
+    finally:
+        _hold.on = False
+        if _hold.came:
+            _hold.came = False
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -79,7 +118,9 @@ def _interruptible() -> Iterator[None]:
         nonlocal last
         if time.monotonic() - last >= _ONE_INTERRUPT:
             last = time.monotonic()
-            raise KeyboardInterrupt
+            if not _hold.on:
+                raise KeyboardInterrupt
+            _hold.came = True
 
     if threading.current_thread() is not threading.main_thread():
         yield

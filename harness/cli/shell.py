@@ -11,9 +11,8 @@ from harness.catalogue.kernels import DEFAULT_KERNEL, kernel
 from harness.cli import backend
 from harness.cli.choices import AUTO, check_base
 from harness.cli.repro import BaseOption, CpuOption, QemuOption
-from harness.cli.session import Verbosity, session
+from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import UsageError
-from harness.provision.context import Provision
 from harness.reporting import progress
 
 
@@ -33,11 +32,7 @@ def shell(
     check_base(base)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("criu-pac shell needs a terminal")
-    with (
-        session(verbose),
-        Provision.from_environment() as provision,
-        backend.open_lab(provision, qemu) as lab,
-    ):
+    with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         with progress.shown(verbose=verbose > 0):
             prepared, _ = backend.choose_base(base, provision)
             machine = lab.clone_for_shell(model, guest, prepared, build)

@@ -4,26 +4,31 @@ import atexit
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from harness.core.closing import Closing
 from harness.core.errors import StorageError
 
-_PREFIX = "criu-pac-"
+_PREFIX = "criu-pac-run-"
 _LOCK = "lock"
+# criu-pac-run-k3v_0x9a, or with a dot in front: mkdtemp adds eight of these characters. People's own
+# directories (criu-pac-results, a checkout, a cache) are beside it and must never match.
+_NAME = re.compile(rf"\.?{_PREFIX}[a-z0-9_]{{8}}")
 # sockaddr_un.sun_path is 108 bytes with its closing zero; the longest name in here is this one.
 _ROOM = 107 - len(f"/.{_PREFIX}xxxxxxxx/console.sock")
 # A directory without a lock is being made or being removed, both a matter of milliseconds, unless
 # its owner was killed then.
 _ABANDONED_SECONDS = 60.0
+_MODE = 0o700  # mkdtemp's
 
 
-class RunDirectory:
+class RunDirectory(Closing):
     """A private directory for sockets and logs of one run.
 
     Unix socket paths hold 107 bytes at most, so it is made in XDG_RUNTIME_DIR or /tmp and
@@ -45,6 +50,8 @@ class RunDirectory:
         Raises StorageError when there is no place for one.
         """
         parent = base or _roomy_base()
+        hidden: Path | None = None
+        lock_fd = -1
         try:
             # The lock is taken in a hidden sibling before the directory gets its swept name: a
             # sweep between mkdir and flock would otherwise remove a directory being born.
@@ -53,13 +60,17 @@ class RunDirectory:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path = hidden.rename(hidden.with_name(hidden.name.removeprefix(".")))
         except OSError as error:
+            if hidden:
+                _remove_tree(hidden)
+            if lock_fd >= 0:
+                os.close(lock_fd)
             raise StorageError(
                 f"cannot make a run directory in {parent}: {error.strerror}",
                 hint="set XDG_RUNTIME_DIR or TMPDIR to a directory you may write to",
             ) from error
         return cls(path, lock_fd)
 
-    def remove(self) -> None:
+    def close(self) -> None:
         """Delete the directory and release its lock. Idempotent."""
         if self._lock_fd >= 0:
             _remove_tree(self.path)
@@ -70,15 +81,7 @@ class RunDirectory:
 
     def _remove_at_exit(self) -> None:
         if os.getpid() == self._owner:  # not in a fork
-            self.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+            self.close()
 
 
 def runtime_base() -> Path:
@@ -92,6 +95,8 @@ def runtime_base() -> Path:
 def sweep(*, base: Path | None = None) -> list[Path]:
     """Remove the run directories of this user whose owner is gone; return what was removed.
 
+    Whatever else has a name like theirs stays: a directory counts as one by its whole name, its
+    mode and its owner, and one without a lock only by what is in it, too.
     Without ``base``, wherever this or an earlier run may have made them.
     """
     places = [base] if base else sorted({runtime_base(), Path(tempfile.gettempdir()), Path("/tmp")})  # noqa: S108
@@ -112,14 +117,18 @@ def _removed_orphan(path: Path) -> bool:
     """Remove ``path`` if it is a run directory of this user that nobody owns; tell whether it was."""
     try:
         status = path.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        private = stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == _MODE
+        if not _NAME.fullmatch(path.name) or not private or status.st_uid != os.getuid():
             return False
         # A hidden one may have a lock that its maker is about to take.
         young = time.time() - status.st_mtime < _ABANDONED_SECONDS
-        if young and (path.name.startswith(".") or not (path / _LOCK).exists()):
+        locked = (path / _LOCK).exists()
+        if young and (path.name.startswith(".") or not locked):
+            return False
+        if not locked and not all(_is_remnant(entry) for entry in path.iterdir()):
             return False
         with contextlib.ExitStack() as stack:
-            if (path / _LOCK).exists():
+            if locked:
                 fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 stack.callback(os.close, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,6 +136,14 @@ def _removed_orphan(path: Path) -> bool:
     except OSError:  # owned (BlockingIOError), or gone in this moment
         return False
     return True
+
+
+def _is_remnant(entry: Path) -> bool:
+    """Return whether a removal that was cut short can have left ``entry``: a socket or a log."""
+    mode = entry.lstat().st_mode
+    return (entry.suffix == ".sock" and stat.S_ISSOCK(mode)) or (
+        entry.suffix == ".log" and stat.S_ISREG(mode)
+    )
 
 
 def _remove_tree(path: Path) -> None:

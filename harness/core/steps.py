@@ -81,9 +81,3 @@ def note(text: str) -> None:
     """Tell the user something that is worth a line: a warning, a choice made for them."""
     log.warning("%s", text)
     _publish(StepEvent(path=_path.get(), kind="note", text=text))
-
-
-def in_current_step(function: Callable[[], None]) -> Callable[[], None]:
-    """Bind ``function`` to the current step, to be run in another thread."""
-    context = contextvars.copy_context()
-    return lambda: context.run(function)

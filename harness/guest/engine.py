@@ -5,14 +5,14 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import docker
 import docker.errors
 import requests
 
 from harness.core.deadline import Deadline
-from harness.core.errors import EngineError
+from harness.core.errors import DeadlineError, EngineError, StorageError
 from harness.machines.protocol import Machine, check
 from harness.machines.qemu_config import GUEST_DOCKER_PORT
 
@@ -20,28 +20,40 @@ DOCKERD_LOG = "/run/dockerd.log"
 # The root is an overlay, on which overlay2 cannot stack: the data root gets a tmpfs.
 # --tls=false: without it dockerd delays its start by 16 s on purpose when on plain TCP;
 # the port is reachable from the host's private socket only.
+# A background job of a script leads no process group, so setsid does not fork: "$!" is dockerd's id.
 _START = f"""
-mkdir -p /var/lib/docker && mount -t tmpfs -o mode=0710 docker /var/lib/docker &&
-exec setsid dockerd --experimental --iptables=false --ip6tables=false --bridge=none \
+mkdir -p /var/lib/docker && mount -t tmpfs -o mode=0710 docker /var/lib/docker || exit
+setsid dockerd --experimental --iptables=false --ip6tables=false --bridge=none \
     --storage-driver overlay2 --tls=false -H tcp://0.0.0.0:{GUEST_DOCKER_PORT} \
     -H unix:///run/docker.sock > {DOCKERD_LOG} 2>&1 < /dev/null &
+echo $!
 """
 
 
 class DockerEngine:
-    """A connection to the engine of one machine. Raises EngineError naming what failed."""
+    """A connection to the engine of one machine. Raises EngineError naming what failed.
+
+    StorageError for a file of the host that cannot be read.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._daemon: int | None = None  # process id in the guest, of a dockerd started here
         self.client = docker.DockerClient(base_url=machine.docker_url, version="1.45", timeout=120)
 
     def start(self, deadline: Deadline) -> None:
         """Start dockerd in the guest and wait until it answers; EngineError with its log otherwise."""
-        check(self._machine, ["bash", "-c", _START], deadline)
+        said = check(self._machine, ["bash", "-c", _START], deadline).text.strip()
+        if not said.isdecimal():
+            raise EngineError(f"the start of dockerd told no process id but {said[:80]!r}")
+        self._daemon = int(said)
         self.wait(deadline)
 
     def wait(self, deadline: Deadline) -> None:
-        """Wait until the engine answers a ping."""
+        """Wait until the engine answers a ping; EngineError with its last words when it does not.
+
+        MachineDiedError when the machine is gone.
+        """
 
         def answers() -> bool | None:
             try:
@@ -52,35 +64,42 @@ class DockerEngine:
 
         try:
             deadline.poll(answers, interval=0.05)
-        except TimeoutError:
-            raise
-        except Exception as error:
-            if isinstance(error, EngineError) or not deadline.expired:
-                raise
+        except DeadlineError as error:
             raise EngineError(
                 f"dockerd did not answer within {deadline.seconds:g} s: {self.last_words()}"
             ) from error
 
     def _check_daemon(self, deadline: Deadline) -> None:
-        alive = self._machine.run(["pgrep", "-f", "dockerd --experimental"], deadline)
+        # By its id: in its first moment a process still has its starter's name.
+        if self._daemon is None:
+            return
+        alive = self._machine.run(["test", "-d", f"/proc/{self._daemon}"], deadline)
         if alive.returncode != 0:
             raise EngineError(f"dockerd ended while starting: {self.last_words()}")
 
     def last_words(self) -> str:
         """Return the last line of dockerd's log that says why, for error messages."""
-        text = self._machine.run(["tail", "-n", "5", DOCKERD_LOG], Deadline.after(10, "dockerd's log")).text
+        try:
+            soon = Deadline.after(10, "dockerd's log")
+            text = self._machine.run(["tail", "-n", "5", DOCKERD_LOG], soon).text
+        except DeadlineError:
+            return "its log could not be read"
         lines = text.strip().splitlines()
         return lines[-1][-300:] if lines else "its log is empty"
 
     def import_base(self, tar: Path, reference: str) -> None:
         """Make an image ``reference`` of one layer from a root file system archive."""
-        with self._explained(f"import of the container base {reference}"):
-            repository, _, tag = reference.partition(":")
-            self.client.api.import_image_from_file(str(tar), repository=repository, tag=tag)
+        repository, _, tag = reference.partition(":")
+        with (
+            self._explained(f"import of the container base {reference}"),
+            _opened(tar) as stream,
+        ):
+            # Not by its name: a name that cannot be read is taken for a URL.
+            self.client.api.import_image_from_data(stream, repository=repository, tag=tag)
 
     def load_image(self, archive: Path) -> None:
         """Load an image archive in docker-archive or OCI layout."""
-        with self._explained(f"load of {archive.name}"), archive.open("rb") as stream:
+        with self._explained(f"load of {archive.name}"), _opened(archive) as stream:
             self.client.images.load(stream)
 
     def build(self, context: bytes, tag: str) -> None:
@@ -137,8 +156,19 @@ class DockerEngine:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (docker.errors.DockerException, requests.RequestException) as error:
+        except (docker.errors.DockerException, OSError) as error:  # requests' own are OSErrors
             raise EngineError(f"container engine: {what} failed: {error}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of the host to be sent; StorageError naming it when it cannot be read."""
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    with stream:
+        yield stream
 
 
 def tar_of(files: Mapping[str, bytes], *, executable: Callable[[str], bool] = lambda _: False) -> bytes:

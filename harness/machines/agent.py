@@ -22,6 +22,7 @@ from harness.core.process import CommandResult
 
 log = logging.getLogger(__name__)
 
+_TRUNCATED = {"the output": "out-truncated", "the error output": "err-truncated"}  # of guest-exec-status
 _CHUNK = 1 << 20  # bytes a guest-file-read asks for; the agent caps a reply at 48 MB
 
 
@@ -76,7 +77,10 @@ class GuestAgent:
         return reply["return"]
 
     def run(self, argv: Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> CommandResult:
-        """Run a command in the guest and wait for its end; see Machine.run."""
+        """Run a command in the guest and wait for its end; see Machine.run.
+
+        MachineError when its output is longer than the agent keeps.
+        """
         log.debug("guest: %s", shlex.join(argv))
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture_output": True}
         if stdin:
@@ -87,6 +91,12 @@ class GuestAgent:
             deadline.check(f"in the guest: {shlex.join(argv)[:200]} still running")
             time.sleep(pause)
             pause = min(pause * 1.5, 0.1)
+        cut = [name for name, flag in _TRUNCATED.items() if status.get(flag)]
+        if cut:
+            raise MachineError(
+                f"in the guest: too long for the agent, which cut {' and '.join(cut)} of "
+                f"{shlex.join(argv)[:200]}"
+            )
         return CommandResult(
             argv=tuple(argv),
             returncode=-status["signal"] if "signal" in status else status["exitcode"],

@@ -9,9 +9,9 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from harness.core.closing import Closing
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, HostError, MachineDiedError, MachineError, StorageError
 from harness.core.process import CommandResult, popen
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _GUEST_LOGS = 'for log in /run/*.log; do [ -s "$log" ] && echo "== $log" && tail -n 200 "$log"; done'
 
 
-class QemuMachine:
+class QemuMachine(Closing):
     """A running emulated machine. Use as a context manager, or call ``close``.
 
     QEMU is a child of the *thread* that made it and dies with that thread (the leash is
@@ -94,10 +94,10 @@ class QemuMachine:
                 with (directory / "qemu.log").open("wb") as output:
                     process = popen(words, stdout=output, stderr=output, pass_fds=tuple(fds.values()))
         except OSError as error:
-            run_directory.remove()
+            run_directory.close()
             raise StorageError(f"cannot make the sockets of a machine in {directory}: {error}") from error
         except BaseException:
-            run_directory.remove()
+            run_directory.close()
             raise
         return cls(config, run_directory, process)
 
@@ -181,15 +181,7 @@ class QemuMachine:
             self._process.kill()
         self._process.wait()
         self.agent.close()
-        self._run_directory.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._run_directory.close()
 
 
 def _listen(path: Path) -> socket.socket:

@@ -1,7 +1,9 @@
 """The content-addressed cache: files by SHA-256, built directories by key, shared by many processes."""
 
+import contextlib
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from harness.provision.manifest import manifest_problem, write_manifest
 from harness.provision.storage import discard, disk_size, file_sha256, remove_tree, storage_errors
 from harness.provision.uses import Uses
 
+# Kinds only their owner may read: a template is the memory of a machine.
+_PRIVATE = frozenset({"template"})
 _LOCK_PATIENCE = 0.5  # seconds between two looks at whether waiting still makes sense
 
 
@@ -43,10 +47,15 @@ class Cache:
         self.root = root
         self.damaged: set[str] = set()  # blobs by digest and artifacts by name that were found so
         self._uses = Uses(root / "uses")
+        self._cancelled = threading.Event()
 
     def close(self) -> None:
         """Give back everything handed out. Idempotent."""
         self._uses.close()
+
+    def cancel(self) -> None:
+        """Make every wait for another process's lock fail soon, now and for good. From any thread."""
+        self._cancelled.set()
 
     def blob(self, sha256: str, size: int) -> Path | None:
         """Return the file with this digest, or None when it is missing.
@@ -89,7 +98,8 @@ class Cache:
     def locked(self, name: str, *, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Hold the lock ``name``, shared by every process that uses this cache.
 
-        Raises StorageError when ``cancelled`` says so while another process holds it.
+        Raises StorageError when ``cancelled`` says so, or after ``cancel``, while another process
+        holds it.
         """
         path = self.root / "locks" / f"{name}.lock"
         with storage_errors(path):
@@ -100,7 +110,7 @@ class Cache:
                     lock.acquire(timeout=_LOCK_PATIENCE)
                     break
                 except Timeout:
-                    if cancelled():
+                    if cancelled() or self._cancelled.is_set():
                         raise StorageError(f"gave up waiting for {path}") from None
         try:
             yield
@@ -142,7 +152,7 @@ class Cache:
             try:
                 build(work)
                 write_manifest(work)
-                work.chmod(0o755)
+                work.chmod(0o700 if kind in _PRIVATE else 0o755)
                 work.rename(final)
             except BaseException:
                 remove_tree(work)
@@ -171,17 +181,6 @@ class Cache:
             os.utime(self._uses.stamp(name))
             return final
 
-    @contextmanager
-    def using(self, path: Path) -> Iterator[Path]:
-        """Keep the artifact ``path`` from being pruned for the length of the context.
-
-        Raises StorageError when it is gone already.
-        """
-        with self._uses.shared(f"{path.parent.name}-{path.name}"):
-            if not path.is_dir():
-                raise StorageError(f"{path} was pruned from the cache", hint="run the command again")
-            yield path
-
     def list_entries(self) -> tuple[Entry, ...]:
         """Return what the cache holds, least recently used first."""
         entries = [self._entry("blobs", path.name, path) for path in self.root.glob("blobs/*/[0-9a-f]*")]
@@ -205,15 +204,29 @@ class Cache:
             if self._remove(entry):
                 total -= entry.size
                 removed.append(entry)
-        self._sweep()
+        self.sweep()
+        self._drop_partial()
         return tuple(removed)
 
-    def _sweep(self) -> None:
-        for work in self.root.glob("artifacts/*/.*.building-*"):
+    def sweep(self) -> tuple[Path, ...]:
+        """Remove what killed processes left half built or half removed; return it.
+
+        Whoever builds uses the entry from before its directory is made. Half downloads stay:
+        they are resumed. What cannot be removed stays without a word.
+        """
+        swept = []
+        for work in sorted(self.root.glob("artifacts/*/.*.building-*")):
             name = work.name[1:].rpartition(".building-")[0]
-            with self._uses.exclusive(f"{work.parent.name}-{name}") as free:
+            with (
+                contextlib.suppress(OSError, StorageError),
+                self._uses.exclusive(f"{work.parent.name}-{name}") as free,
+            ):
                 if free:
                     remove_tree(work)
+                    swept.append(work)
+        return tuple(swept)
+
+    def _drop_partial(self) -> None:
         with self._uses.exclusive("blobs") as free:
             if free:
                 for part in self.root.glob("partial/*.part"):

@@ -1,24 +1,24 @@
 """Parallel, resumable, verified downloads into the cache."""
 
-import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import httpx
 
 from harness.core import steps
+from harness.core.closing import Closing
 from harness.core.errors import ArchiveError, IntegrityError, NetworkError, NotInArchiveError
 from harness.provision.answers import TryAgainError, all_failed, check_status, continues, offline
 from harness.provision.cache import Cache
 from harness.provision.storage import file_sha256, storage_errors
+from harness.provision.workers import CANCELLED, run_all
 
 _THREADS = 8
 _ATTEMPTS = 4
@@ -40,7 +40,7 @@ class RemoteFile:
     name: str
 
 
-class Fetcher:
+class Fetcher(Closing):
     """Downloads into ``cache``; counts the bytes it received in ``bytes_downloaded``.
 
     ``backoff`` is the first pause between attempts in seconds; each next one doubles.
@@ -54,7 +54,8 @@ class Fetcher:
         self._backoff = backoff
         self._connections: httpx.Client | None = None
         self._mutex = threading.Lock()
-        self._stop = threading.Event()
+        self._stop = threading.Event()  # the current batch is over
+        self._cancelled = threading.Event()  # and there will be no other
         # A batch is parallel in itself; the next one, of another thread, waits for its turn.
         self._turn = threading.Lock()
         self._positions: dict[str, int] = {}  # bytes there of each file of the current batch
@@ -65,6 +66,15 @@ class Fetcher:
         """Close the connections. Idempotent."""
         if self._connections:
             self._connections.close()
+
+    def cancel(self) -> None:
+        """Make every download, and every wait for another process's, fail soon: now and for good.
+
+        From any thread. The command is ending.
+        """
+        self._cancelled.set()
+        self._stop.set()
+        self.cache.cancel()
 
     @property
     def _client(self) -> httpx.Client:
@@ -80,14 +90,6 @@ class Fetcher:
                 )
             return self._connections
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def get(self, file: RemoteFile) -> Path:
         """Return the cached file, downloading it if needed; errors as for ``get_all``."""
         result = self.get_all([file])[0]
@@ -102,21 +104,12 @@ class Fetcher:
         caller can look elsewhere. Raises NetworkError (no answer, or offline), IntegrityError
         (other bytes than promised, everywhere) and StorageError.
         """
-        with self._turn:
-            self._stop.clear()
+        with self._batch():
             self._positions.clear()
             self._total = sum(file.size for file in files)
-            pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="fetch")
-            try:
-                futures = [
-                    pool.submit(contextvars.copy_context().run, self._get_or_gone, file) for file in files
-                ]
-                results = [future.result() for future in futures]
-                steps.progress(sum(self._positions.values()), self._total, "bytes")
-                return results
-            finally:
-                self._stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
+            results = self._in_threads([partial(self._get_or_gone, file) for file in files])
+            steps.progress(sum(self._positions.values()), self._total, "bytes")
+            return results
 
     def get_text(self, urls: Sequence[str], name: str, *, max_bytes: int = 4_000_000) -> tuple[bytes, str]:
         """Return a small file that is verified by its own signature, and the URL that had it.
@@ -137,8 +130,7 @@ class Fetcher:
                         raise ArchiveError(f"{url} is larger than {max_bytes} bytes")
                 return bytes(data)
 
-        with self._turn:
-            self._stop.clear()
+        def read_first() -> tuple[bytes, str]:
             failures: list[tuple[str, Exception]] = []
             for url in urls:
                 try:
@@ -146,6 +138,27 @@ class Fetcher:
                 except (NotInArchiveError, NetworkError) as error:
                     failures.append((url, error))
             raise all_failed(name, failures)
+
+        with self._batch():
+            return self._in_threads([read_first])[0]  # in a thread, to be left behind if need be
+
+    @contextmanager
+    def _batch(self) -> Iterator[None]:
+        """Wait for one's turn, for the length of the context; NetworkError once cancelled."""
+        with self._turn:
+            self._stop.clear()
+            if self._cancelled.is_set():  # after clearing: it sets both, this one first
+                raise NetworkError(CANCELLED)
+            try:
+                yield
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C in this very thread
+                self.cancel()
+                raise
+
+    def _in_threads(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        return run_all(tasks, threads=_THREADS, stop=self._stop, cancelled=self._cancelled)
 
     def _get_or_gone(self, file: RemoteFile) -> Path | NotInArchiveError:
         try:
@@ -238,6 +251,8 @@ class Fetcher:
     def _attempts(self, url: str, action: Callable[[], T]) -> T:
         pause = self._backoff
         for attempt in range(1, _ATTEMPTS + 1):
+            if self._stop.is_set():
+                raise NetworkError(f"{url}: {CANCELLED}")
             try:
                 return action()
             except (httpx.TransportError, httpx.RemoteProtocolError, TryAgainError) as error:

@@ -44,16 +44,6 @@ class Uses:
             self._held.clear()
 
     @contextmanager
-    def shared(self, name: str) -> Iterator[None]:
-        """Use ``name`` for the length of the context."""
-        fd = self._open(name)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            yield
-        finally:
-            os.close(fd)
-
-    @contextmanager
     def exclusive(self, name: str) -> Iterator[bool]:
         """Yield whether nobody uses ``name``; if so, nobody can begin to within the context."""
         fd = self._open(name)

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from harness.catalogue.cpus import CpuModel
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
 from harness.catalogue.workloads import Workload
 from harness.core import steps
+from harness.core.closing import Closing
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, MachineError
 from harness.core.resources import data_directory
@@ -48,7 +48,7 @@ class MachineKind:
     builds: tuple[CriuBuild, ...]
 
 
-class Lab:
+class Lab(Closing):
     """Programs, images and templates, and the machines running from them.
 
     Use as a context manager; ``close`` may be called from any thread and ends every machine.
@@ -174,14 +174,6 @@ class Lab:
         for machine in doomed:
             with contextlib.suppress(HarnessError):
                 machine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _register(self, machine: QemuMachine) -> None:
         with self._mutex:

@@ -17,9 +17,10 @@ from harness import cli
 from harness.catalogue.bases import BASES
 from harness.catalogue.bases import base as base_named
 from harness.catalogue.outcome import Outcome
-from harness.cli import backend, parallel, repro
+from harness.cli import backend, parallel, repro, session
 from harness.core import steps
-from harness.core.errors import MachineError, UsageError
+from harness.core.errors import MachineError, NetworkError, UsageError
+from harness.provision.fetch import Fetcher
 from harness.provision.prepared_base import ImageKind, PreparedBase, Route
 from harness.reporting.jsonl import read_results
 from harness.scenario.arms import Arm
@@ -38,11 +39,15 @@ class FakeLab:
     options: list[RunOptions] = field(default_factory=list)
     closed: threading.Event = field(default_factory=threading.Event)
     busy: threading.Event = field(default_factory=threading.Event)
+    signalled: threading.Event | None = None  # every signal of the test has been sent
 
     def manifest(self) -> dict[str, Any]:
         return {"qemu": self.qemu_version}
 
     def close(self) -> None:
+        if self.signalled:
+            # A signal that comes after the end of the command is not the command's.
+            assert self.signalled.wait(10)
         self.closed.set()
 
     def __enter__(self) -> Self:
@@ -171,13 +176,15 @@ def test_what_an_arm_raises_ends_the_command(lab: FakeLab, monkeypatch: pytest.M
     assert lab.closed.is_set()
 
 
-def _when(event: threading.Event, number: int) -> threading.Thread:
-    """Send this process a signal as soon as ``event`` is set."""
+def _when(event: threading.Event, number: int, lab: FakeLab) -> threading.Thread:
+    """Send this process a signal, twice, as soon as ``event`` is set and before the lab is closed."""
+    signalled = lab.signalled = threading.Event()
 
     def send() -> None:
         assert event.wait(10)
         for _ in range(2):  # as when the terminal and a parent both send it
             os.kill(os.getpid(), number)
+        signalled.set()
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -194,7 +201,7 @@ def test_ctrl_c_closes_the_lab_and_leaves_no_thread(
 ) -> None:
     lab.hanging = True
     before = signal.getsignal(number)
-    sender = _when(lab.busy, number)
+    sender = _when(lab.busy, number, lab)
     assert cli.main(["repro", "--results", "out"]) == 130
     sender.join(5)
     assert lab.closed.is_set()
@@ -206,6 +213,70 @@ def test_ctrl_c_closes_the_lab_and_leaves_no_thread(
     assert "Traceback" not in err
     assert (tmp_path / "out" / "command.txt").exists()
     assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+class Starting(threading.Event):
+    """A thread's mark of having started, set late; who waits for it is interrupted meanwhile."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return super().wait(timeout)
+
+    def set(self) -> None:
+        time.sleep(0.05)
+        super().set()
+
+
+def test_an_interrupt_while_a_thread_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    over: list[str] = []
+
+    def run(arm: Arm) -> ScenarioResult:
+        over.append(arm.name)
+        return result(arm)
+
+    running = parallel.ParallelArms(arms(control=False), run, lambda: None, at_once=2)
+    for thread in running._threads:
+        monkeypatch.setattr(thread, "_started", Starting())
+    with pytest.raises(KeyboardInterrupt), session.session(0), running:
+        list(running.results())
+    assert [thread.name for thread in running._threads if thread.is_alive()] == []
+    assert _arm_threads() == []
+
+
+def test_a_held_interrupt_comes_at_the_end_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[str] = []
+
+    def work() -> None:
+        with session.held():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+        reached.append("what follows")
+
+    with session.session(0):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        with session.held():
+            pass
+    assert reached == ["the end"]
+
+
+def test_ctrl_c_ends_downloads_too(lab: FakeLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arm that makes its template may be waiting for an archive that keeps silent."""
+    cancelled = threading.Event()
+    monkeypatch.setattr(Fetcher, "cancel", lambda _fetcher: cancelled.set())
+
+    def download(*_: object) -> ScenarioResult:
+        lab.busy.set()
+        assert cancelled.wait(10)
+        raise NetworkError("the downloads were cancelled")
+
+    monkeypatch.setattr(backend, "run_arm", download)
+    sender = _when(lab.busy, signal.SIGINT, lab)
+    assert cli.main(["repro"]) == 130
+    sender.join(5)
+    assert cancelled.is_set()
+    assert _arm_threads() == []
 
 
 def test_kept_machines_stay_until_ctrl_c_and_the_result_stays_the_result(
@@ -222,7 +293,7 @@ def test_kept_machines_stay_until_ctrl_c_and_the_result_stays_the_result(
         real()
 
     monkeypatch.setattr(repro, "_wait_for_interrupt", wait)
-    sender = _when(waiting, signal.SIGINT)
+    sender = _when(waiting, signal.SIGINT, lab)
     assert cli.main(["repro", "--keep"]) == 0
     sender.join(5)
     # A machine dies with the thread that started it, so the threads of finished arms are still there.

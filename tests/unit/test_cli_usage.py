@@ -126,11 +126,18 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_orphaned_run_directories_are_swept(tmp_path: Path) -> None:
-    orphan = tmp_path / "criu-pac-orphan"
-    orphan.mkdir()
+    orphan = tmp_path / "criu-pac-run-orphan_1"
+    orphan.mkdir(mode=0o700)
     (orphan / "lock").touch()
     assert cli.main(["cache", "list"]) == 0
     assert not orphan.exists()
+
+
+def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
+    half = tmp_path / "cache" / "artifacts" / "template" / ".key.building-dead1234"
+    half.mkdir(parents=True)
+    assert cli.main(["cache", "list"]) == 0
+    assert not half.exists()
 
 
 def test_cache_list_and_prune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Run directories: private, locked while owned, swept once orphaned."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.errors import StorageError
 from harness.core.rundir import RunDirectory, runtime_base, sweep
 
 
-def _orphan(base: Path, name: str = "criu-pac-orphan") -> Path:
+def _orphan(base: Path, name: str = "criu-pac-run-orphan_1") -> Path:
     """Return a run directory whose owner was killed: its lock file is there, its lock is free."""
     path = base / name
     path.mkdir(mode=0o700)
@@ -47,8 +49,8 @@ def test_removal_is_idempotent_and_happens_on_errors_too(tmp_path: Path) -> None
     (owned.path / "file").touch()
     with pytest.raises(KeyError), owned:
         raise KeyError
-    owned.remove()
-    owned.remove()
+    owned.close()
+    owned.close()
     assert not owned.path.exists()
 
 
@@ -69,8 +71,8 @@ def test_a_killed_owner_leaves_an_orphan(tmp_path: Path) -> None:
 
 
 def test_sweep_leaves_what_is_no_run_directory(tmp_path: Path) -> None:
-    (tmp_path / "criu-pac-without-lock").mkdir()
-    (tmp_path / "criu-pac-abc.console.log").write_text("a kept log")
+    (tmp_path / "criu-pac-run-nolock_1").mkdir(mode=0o700)
+    (tmp_path / "criu-pac-run-abcd1234.log").write_text("a kept log")
     _orphan(tmp_path, "somebody-else")
     before = sorted(tmp_path.iterdir())
     assert sweep(base=tmp_path) == []
@@ -86,6 +88,67 @@ def test_sweep_leaves_another_users_directories(
     assert (orphan / "console.log").exists()
     monkeypatch.undo()
     assert sweep(base=tmp_path) == [orphan]
+
+
+@pytest.mark.parametrize("with_lock", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("criu-pac-results", "criu-pac-harness", "criu-pac-cache", "criu-pac-bench-k3v_0x9a"),
+        *("criu-pac-orphan12", "criu-pac-run-", "criu-pac-run-notebook", "criu-pac-run-k3v_0x9a.old"),
+        *("criu-pac-run-K3V_0X9A", "criu-pac-run-k3v_0x9a\n", ".criu-pac-cache", "..criu-pac-run-k3v_0x9a"),
+    ],
+)
+def test_sweep_leaves_what_people_made(tmp_path: Path, name: str, *, with_lock: bool) -> None:
+    """A results directory, a checkout, a cache: private, old, and even with a file named lock in it."""
+    own = tmp_path / name
+    own.mkdir(mode=0o700)
+    (own / "work.txt").write_text("mine")
+    if with_lock:
+        (own / "lock").touch()
+    os.utime(own, (1, 1))
+    # Eight letters are a name of ours; without a lock it is told by what it holds.
+    ours = name == "criu-pac-run-notebook" and with_lock
+    assert sweep(base=tmp_path) == ([own] if ours else [])
+    assert own.exists() is not ours
+
+
+def test_sweep_leaves_what_others_may_read(tmp_path: Path) -> None:
+    orphan = _orphan(tmp_path)
+    orphan.chmod(0o755)
+    assert sweep(base=tmp_path) == []
+    assert (orphan / "console.log").exists()
+
+
+@pytest.mark.parametrize("failing", ["os.open", "fcntl.flock", "pathlib.Path.rename"])
+def test_one_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    real = os.open
+    opened: list[int] = []
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def noted(path: str | Path, flags: int, mode: int = 0o777, **keywords: int | None) -> int:
+        if Path(path).name != "lock":
+            return real(path, flags, mode, **keywords)
+        if failing == "os.open":
+            fail()
+        opened.append(real(path, flags, mode))
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", noted)
+    if failing != "os.open":
+        monkeypatch.setattr(failing, fail)
+    with pytest.raises(StorageError, match="No space left on device"):
+        RunDirectory.create(base=tmp_path)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    assert len(opened) == (failing != "os.open")
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
 
 def test_sweep_of_an_empty_or_missing_base(tmp_path: Path) -> None:

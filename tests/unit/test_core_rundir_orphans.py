@@ -1,8 +1,10 @@
 """What a killed process can leave of a run directory, at any instant, goes; what is not ours stays."""
 
 import os
+import socket
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ def aged(path: Path) -> Path:
 
 
 def test_killed_before_it_got_its_name(tmp_path: Path) -> None:
-    for name, with_lock in ((".criu-pac-one", True), (".criu-pac-two", False)):
-        (tmp_path / name).mkdir()
+    for name, with_lock in ((".criu-pac-run-one_born", True), (".criu-pac-run-two_born", False)):
+        (tmp_path / name).mkdir(mode=0o700)
         if with_lock:
             (tmp_path / name / "lock").touch()
     assert sweep(base=tmp_path) == [], "somebody may be making them at this moment"
@@ -31,15 +33,41 @@ def test_killed_before_it_got_its_name(tmp_path: Path) -> None:
 
 
 def test_killed_while_it_was_removed(tmp_path: Path) -> None:
-    (tmp_path / "criu-pac-without-lock").mkdir()
+    (tmp_path / "criu-pac-run-nolock_1").mkdir(mode=0o700)
     assert sweep(base=tmp_path) == [], "its owner may be about to remove it"
-    aged(tmp_path / "criu-pac-without-lock")
+    aged(tmp_path / "criu-pac-run-nolock_1")
     assert len(sweep(base=tmp_path)) == 1
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "goes"),
+    [
+        (lambda path: (path / "console.log").touch(), True),
+        (lambda path: _socket(path / "qmp.sock"), True),
+        (lambda path: (path / "results.jsonl").touch(), False),
+        (lambda path: (path / "no.sock").touch(), False),
+        (lambda path: (path / "no.log").mkdir(), False),
+        (lambda path: (path / "away.log").symlink_to("/etc/passwd"), False),
+    ],
+)
+def test_without_a_lock_it_is_told_by_what_it_holds(make: Callable[[Path], object], *, goes: bool) -> None:
+    with tempfile.TemporaryDirectory() as base:  # not tmp_path: the path of a socket has 107 bytes at most
+        path = Path(base) / "criu-pac-run-nolock_1"
+        path.mkdir(mode=0o700)
+        make(path)
+        aged(path)
+        assert sweep(base=Path(base)) == [path] * goes
+        assert path.exists() is not goes
 
 
 def test_a_hidden_one_with_an_owner_stays(tmp_path: Path) -> None:
     with RunDirectory.create(base=tmp_path) as owned:
-        hidden = owned.path.rename(tmp_path / ".criu-pac-slow")
+        hidden = owned.path.rename(tmp_path / ".criu-pac-run-slow_one")
         aged(hidden)
         assert sweep(base=tmp_path) == []
         hidden.rename(owned.path)
@@ -58,7 +86,7 @@ def test_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (owned.path / name).touch()
     (owned.path / "directory").mkdir()
     monkeypatch.setattr(os, "unlink", watched)
-    owned.remove()
+    owned.close()
     assert sorted(removed[:-1]) == ["a", "qmp.sock", "z"]
     assert removed[-1] == "lock"
     assert list(tmp_path.iterdir()) == []
@@ -70,7 +98,7 @@ def test_a_link_to_a_directory_is_none(tmp_path: Path) -> None:
     (precious / "lock").touch()
     place = tmp_path / "run"
     place.mkdir()
-    (place / "criu-pac-link").symlink_to(precious)
+    (place / "criu-pac-run-link_one").symlink_to(precious)
     assert sweep(base=place) == []
     assert (precious / "lock").exists()
 

@@ -1,5 +1,6 @@
 """Steps: names nest, threads inherit on request, and failure is an event of its own."""
 
+import contextvars
 import threading
 from collections.abc import Callable
 
@@ -91,7 +92,7 @@ def _in_thread(function: Callable[[], None]) -> None:
     thread.join(5)
 
 
-def test_another_thread_starts_outside_of_the_current_step_unless_bound_to_it() -> None:
+def test_another_thread_starts_outside_of_the_current_step_unless_given_its_context() -> None:
     events: list[StepEvent] = []
 
     def work() -> None:
@@ -100,31 +101,11 @@ def test_another_thread_starts_outside_of_the_current_step_unless_bound_to_it() 
 
     with steps.subscribed(events.append), steps.step("arm"):
         _in_thread(work)
-        _in_thread(steps.in_current_step(work))
+        context = contextvars.copy_context()
+        _in_thread(lambda: context.run(work))
     assert _shape(events)[1:-1] == [
         ("work", "start"),
         ("work", "end"),
         ("arm/work", "start"),
         ("arm/work", "end"),
     ]
-
-
-def test_a_step_in_a_bound_thread_leaves_the_binding_one_alone() -> None:
-    events: list[StepEvent] = []
-    inside, leave = threading.Event(), threading.Event()
-
-    def work() -> None:
-        with steps.step("slow"):
-            inside.set()
-            leave.wait(5)
-
-    with steps.subscribed(events.append), steps.step("arm"):
-        thread = threading.Thread(target=steps.in_current_step(work))
-        thread.start()
-        assert inside.wait(5)
-        with steps.step("beside"):
-            pass
-        leave.set()
-        thread.join(5)
-    assert ("arm/beside", "start") in _shape(events)
-    assert ("arm/slow", "end") in _shape(events)

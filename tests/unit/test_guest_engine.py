@@ -9,25 +9,26 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import process
 from harness.core.deadline import Deadline
-from harness.core.errors import EngineError, MachineError
+from harness.core.errors import EngineError, MachineDiedError, MachineError, StorageError
 from harness.guest.engine import DOCKERD_LOG, DockerEngine, tar_of
 from harness.guest.prepare import libraries_of
-from harness.machines.fake import Answer, FakeMachine
+from harness.machines.fake import Answer, Call, FakeMachine
 
 
 @pytest.fixture
 def machine() -> Iterator[FakeMachine]:
     with tempfile.TemporaryDirectory() as directory:
         fake = FakeMachine(Path(directory))
-        fake.answer(["bash", "-c"], "")
+        fake.answer(["bash", "-c"], "512\n")
         fake.answer(["tail"], "level=info\nfailed to start daemon: overlay2 not supported\n")
-        fake.answer(["pgrep"], "512\n")
+        fake.answer(["test", "-d"], "")
         yield fake
 
 
 def test_an_engine_that_ends_while_starting_is_quoted(machine: FakeMachine) -> None:
-    machine.answer(["pgrep"], "512\n", Answer(returncode=1))
+    machine.answer(["test", "-d", "/proc/512"], "", Answer(returncode=1))
     with (
         closing(DockerEngine(machine)) as engine,
         pytest.raises(EngineError, match="dockerd ended while starting: failed to start daemon: overlay2"),
@@ -48,6 +49,70 @@ def test_a_script_that_cannot_start_it_is_an_error_of_the_machine(machine: FakeM
     machine.answer(["bash", "-c"], Answer(returncode=32, stderr=b"mount: no such device"))
     with closing(DockerEngine(machine)) as engine, pytest.raises(MachineError, match="no such device"):
         engine.start(Deadline.after(10, "start of dockerd"))
+
+
+def test_a_start_that_tells_no_process_id_is_an_error(machine: FakeMachine) -> None:
+    machine.answer(["bash", "-c"], "")
+    with closing(DockerEngine(machine)) as engine, pytest.raises(EngineError, match="told no process id"):
+        engine.start(Deadline.after(10, "start of dockerd"))
+
+
+def test_a_machine_that_dies_meanwhile_is_no_silent_engine(machine: FakeMachine) -> None:
+    machine.answer(["test", "-d"], MachineDiedError("the kernel panicked"))
+    with closing(DockerEngine(machine)) as engine, pytest.raises(MachineDiedError, match="panicked"):
+        engine.start(Deadline.after(10, "start of dockerd"))
+
+
+def test_an_engine_whose_log_cannot_be_read_is_still_told(machine: FakeMachine) -> None:
+    machine.answer(["tail"], Answer(hangs=True))
+    with (
+        closing(DockerEngine(machine)) as engine,
+        pytest.raises(EngineError, match=r"did not answer within .*: its log could not be read"),
+    ):
+        engine.start(Deadline.after(0.02, "start of dockerd"))
+
+
+@pytest.mark.parametrize("failing", ["", "mkdir", "mount"])
+def test_only_the_engine_itself_is_left_in_the_background(
+    tmp_path: Path, machine: FakeMachine, failing: str
+) -> None:
+    """The script, run here with stand-ins for its programs: what fails is told, and its id is dockerd's."""
+    told = tmp_path / "told"
+    for name in ("mkdir", "mount"):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {32 if name == failing else 0}\n")
+    (tmp_path / "dockerd").write_text(f"#!/bin/sh\necho $$ $PPID > {told}.new\nmv {told}.new {told}\n")
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    deadline = Deadline.after(10, "the script")
+
+    def run(call: Call) -> Answer:
+        script = call.argv[2].replace(DOCKERD_LOG, str(tmp_path / "log"))
+        ran = process.run(["bash", "-c", script], deadline, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        return Answer(stdout=ran.stdout, returncode=ran.returncode)
+
+    machine.answer(["bash", "-c"], run)
+    with closing(DockerEngine(machine)) as engine:
+        if failing:
+            with pytest.raises(MachineError, match="ended with 32"):
+                engine.start(deadline)
+            assert not told.exists()
+            return
+        machine.answer(["test", "-d"], Answer(returncode=1))
+        with pytest.raises(EngineError, match="ended while starting"):
+            engine.start(deadline)
+        pid = deadline.poll(lambda: told.read_text().split()[0] if told.exists() else None)
+        assert machine.called("test")[0].argv[-1] == f"/proc/{pid}"
+
+
+def test_an_archive_that_cannot_be_read_is_named(machine: FakeMachine, tmp_path: Path) -> None:
+    missing = tmp_path / "base.tar"
+    with closing(DockerEngine(machine)) as engine:
+        with pytest.raises(StorageError, match=r"cannot read .*/base\.tar: No such file"):
+            engine.import_base(missing, "base:1")
+        with pytest.raises(StorageError, match=r"cannot read .*/base\.tar: No such file"):
+            engine.load_image(missing)
+        with pytest.raises(StorageError, match=f"cannot read {tmp_path}: Is a directory"):
+            engine.load_image(tmp_path)
 
 
 def test_a_silent_engine_has_an_empty_log(machine: FakeMachine) -> None:

@@ -186,6 +186,19 @@ def test_no_output_and_no_input(agent: GuestAgent, server: FakeAgent) -> None:
     assert "input-data" not in server.requests[1]["arguments"]
 
 
+@pytest.mark.parametrize(
+    ("flag", "what"), [("out-truncated", "the output"), ("err-truncated", "the error output")]
+)
+def test_output_that_was_cut_is_never_taken_for_the_whole(
+    agent: GuestAgent, server: FakeAgent, flag: str, what: str
+) -> None:
+    _executing(server, {"exited": True, "exitcode": 0, "out-data": _b64(b"half"), flag: True})
+    with pytest.raises(MachineError, match=f"cut {what} of cat /proc/kcore"):
+        agent.run(["cat", "/proc/kcore"], _soon())
+    _executing(server, {"exited": True, "exitcode": 0, "out-data": _b64(b"all"), flag: False})
+    assert agent.run(["cat", "/proc/kcore"], _soon()).stdout == b"all"
+
+
 def test_a_command_killed_by_a_signal_has_a_negative_exit_code(agent: GuestAgent, server: FakeAgent) -> None:
     _executing(server, {"exited": True, "signal": 11})
     assert agent.run(["crash"], _soon()).returncode == -11

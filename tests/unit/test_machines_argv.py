@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.machines.qemu_config import MachineFiles, QemuConfig, argv
+from harness.machines import qemu_config
+from harness.machines.qemu_config import MachineFiles, QemuConfig, argv, shape
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 WRITE = "CRIU_PAC_WRITE_GOLDEN"
@@ -141,3 +142,41 @@ def test_the_sockets_and_the_log_are_in_the_private_directory() -> None:
     assert TEMPLATE.console_log.parent == TEMPLATE.docker_socket.parent == TEMPLATE.directory
     assert any(str(TEMPLATE.console_log) in word for word in argv(TEMPLATE))
     assert any(f"hostfwd=unix:{TEMPLATE.docker_socket}-:2375" in word for word in argv(TEMPLATE))
+
+
+def test_the_shape_is_that_of_cpu_and_kernel_arguments() -> None:
+    shapes = {shape("max"), shape("neoverse-v1"), shape("max", "arm64.nopauth"), shape("max", "quiet")}
+    assert len(shapes) == 4
+    assert shape("max") == shape("max", "")
+    assert all(len(one) == 64 and int(one, 16) for one in shapes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("1024M", "2048M"),
+        ("-smp 2", "-smp 4"),
+        ("virtio-rng-pci", "virtio-rng-pci,id=r"),
+        ("gic-version=3", "gic-version=4"),
+    ],
+)
+def test_every_other_word_of_the_command_line_changes_the_shape(
+    monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    """A saved state fits only the machine it was saved from."""
+    before = shape("max")
+    real = qemu_config.argv
+
+    def changed(config: QemuConfig) -> list[str]:
+        line = "\0".join(real(config)).replace("-smp\0", "-smp ")
+        assert old in line
+        return line.replace(old, new).split("\0")
+
+    monkeypatch.setattr(
+        qemu_config, "argv", lambda config: "\0".join(real(config)).replace("-smp\0", "-smp ").split("\0")
+    )
+    same = shape("max")
+    monkeypatch.setattr(qemu_config, "argv", changed)
+    assert shape("max") != same
+    monkeypatch.undo()
+    assert shape("max") == before

@@ -10,6 +10,7 @@ import pytest
 
 from harness.core import steps
 from harness.core.errors import StorageError
+from harness.provision import cache as cache_module
 from harness.provision.cache import Cache
 from harness.provision.storage import storage_errors
 
@@ -113,15 +114,53 @@ def test_prune_skips_what_is_in_use(tmp_path: Path) -> None:
     assert other.blob(sha256, 4) is None
 
 
-def test_using_keeps_an_entry(tmp_path: Path) -> None:
+def test_a_template_is_its_owners_alone(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    path = cache.artifact("bundle", "key", fill)
-    cache.close()
-    with cache.using(path):
-        assert Cache(tmp_path).prune() == ()
-    assert len(Cache(tmp_path).prune()) == 1
-    with pytest.raises(StorageError, match="was pruned"), cache.using(path):
-        pass
+    modes = {
+        kind: cache.artifact(kind, "key", fill).stat().st_mode & 0o777 for kind in ("template", "bundle")
+    }
+    assert modes == {"template": 0o700, "bundle": 0o755}
+
+
+def test_sweep_takes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
+    cache, other = Cache(tmp_path), Cache(tmp_path)
+    kept = cache.artifact("bundle", "kept", fill)
+    part = cache.partial("0" * 64)
+    part.write_bytes(b"half")
+    left = [tmp_path / "artifacts" / "template" / f".{key}.building-dead1234" for key in ("one", "two")]
+    for path in left:
+        path.mkdir(parents=True)
+        fill(path)
+
+    def build(work: Path) -> None:
+        fill(work)
+        assert other.sweep() == tuple(left)
+        assert work.is_dir()
+
+    assert cache.artifact("template", "new", build).is_dir()
+    assert other.sweep() == ()
+    assert kept.is_dir()
+    assert part.exists()
+
+
+def test_sweep_of_a_cache_that_cannot_be_written_is_silent(tmp_path: Path) -> None:
+    half = tmp_path / "artifacts" / "bundle" / ".key.building-dead"
+    half.mkdir(parents=True)
+    (tmp_path / "uses").write_text("in the way", encoding="utf-8")
+    assert Cache(tmp_path).sweep() == ()
+    assert Cache(tmp_path / "missing").sweep() == ()
+
+
+def test_a_cancelled_cache_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_LOCK_PATIENCE", 0.01)
+    holder, waiter = Cache(tmp_path), Cache(tmp_path)
+    waiter.cancel()
+    with (
+        holder.locked("build-template-key"),
+        pytest.raises(StorageError, match=r"gave up waiting for .*build-template-key"),
+    ):
+        waiter.artifact("template", "key", fill)
+    assert waiter.artifact("template", "key", fill).is_dir(), "a free lock is no reason to give up"
 
 
 def test_prune_takes_the_least_recently_used(tmp_path: Path) -> None:

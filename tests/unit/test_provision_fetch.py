@@ -1,14 +1,18 @@
 """Downloads: resume, retry, other places, damage, offline."""
 
+import contextlib
 import hashlib
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.core import steps
-from harness.core.errors import ArchiveError, IntegrityError, NetworkError, NotInArchiveError
+from harness.core.errors import ArchiveError, IntegrityError, NetworkError, NotInArchiveError, StorageError
+from harness.provision import cache as cache_module
+from harness.provision import workers
 from harness.provision.cache import Cache
 from harness.provision.fake_mirror import FakeMirror
 from harness.provision.fetch import Fetcher, RemoteFile
@@ -190,6 +194,108 @@ def test_threads_that_share_a_fetcher_do_not_cancel_each_other(tmp_path: Path) -
             thread.join()
         assert failures == []
         assert all(fetcher.cache.blob(file.sha256, file.size) for file in files)
+
+
+class SilentServer:
+    """Takes connections and never says a word; ``asked`` is set once somebody waits."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.asked = threading.Event()
+        self._taken: list[socket.socket] = []
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._taken.append(self._socket.accept()[0])
+                self.asked.set()
+
+    def close(self) -> None:
+        for one in (self._socket, *self._taken):
+            one.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[SilentServer]:
+    with contextlib.closing(SilentServer()) as server:
+        yield server
+
+
+WAITS: list[Callable[[Fetcher, str], object]] = [
+    lambda fetcher, url: fetcher.get_all(
+        [RemoteFile(urls=(f"{url}/a", f"{url}/b"), sha256=str(at) * 64, size=1, name="a") for at in range(3)]
+    ),
+    lambda fetcher, url: fetcher.get_text([f"{url}/a", f"{url}/b"], "the InRelease"),
+]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_cancel_ends_a_wait_for_a_silent_server(
+    fetcher: Fetcher, silent: SilentServer, mirror: FakeMirror, wait: Callable[[Fetcher, str], object]
+) -> None:
+    """Ctrl-C while arms download: httpx alone would wait 20 s for each place."""
+    errors: list[BaseException] = []
+
+    def download() -> None:
+        try:
+            wait(fetcher, silent.url)
+        except NetworkError as error:
+            errors.append(error)
+
+    batches = [threading.Thread(target=download, daemon=True) for _ in range(2)]  # the second waits its turn
+    for batch in batches:
+        batch.start()
+    assert silent.asked.wait(5)
+    fetcher.cancel()
+    for batch in batches:
+        batch.join(5)
+    assert ["cancelled" in str(error) for error in errors] == [True, True]
+    with pytest.raises(NetworkError, match="cancelled"):
+        fetcher.get(remote(mirror, "a"))
+    assert mirror.requests["a"] == 0
+    left = [thread for thread in threading.enumerate() if thread.name == "fetch"]
+    assert all(thread.daemon for thread in left), "the end of the process would wait for them"
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_an_interrupt_in_the_downloading_thread_cancels_too(
+    fetcher: Fetcher,
+    silent: SilentServer,
+    wait: Callable[[Fetcher, str], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        assert silent.asked.wait(5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "_result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wait(fetcher, silent.url)
+    monkeypatch.undo()
+    with pytest.raises(NetworkError, match="cancelled"):
+        wait(fetcher, silent.url)
+
+
+def test_cancel_makes_the_cache_give_up_too(fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_LOCK_PATIENCE", 0.01)
+    fetcher.cancel()
+    with (
+        Cache(fetcher.cache.root).locked("build-x"),
+        pytest.raises(StorageError, match="gave up"),
+        fetcher.cache.locked("build-x"),
+    ):
+        pass
+
+
+def test_after_a_failure_nothing_of_the_batch_runs_on(mirror: FakeMirror, fetcher: Fetcher) -> None:
+    mirror.files = {"a": CONTENT[::-1]}
+    with pytest.raises(IntegrityError):
+        fetcher.get_all([remote(mirror, "a")])
+    assert [thread for thread in threading.enumerate() if thread.name == "fetch"] == []
+    mirror.files = {"a": CONTENT}
+    assert fetcher.get(remote(mirror, "a")).read_bytes() == CONTENT
 
 
 def test_progress_ends_at_the_total(mirror: FakeMirror, fetcher: Fetcher) -> None:
