@@ -45,7 +45,7 @@ head -c 32 /dev/urandom > {SALT} &&
 echo '|{PROBE} core --dir {CORES} --salt {SALT} %P %p %s %e' > /proc/sys/kernel/core_pattern &&
 echo 16 > /proc/sys/kernel/core_pipe_limit
 """
-_IMAGE = "criu-pac/scenario"
+SCENARIO_IMAGE = "criu-pac/scenario"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +85,9 @@ def prepare(
                 engine.load_image(image.archive)
             else:
                 engine.import_base(image.archive, image.reference)
-            engine.build(image.context, _IMAGE)
+            engine.build(image.context, SCENARIO_IMAGE)
         with steps.step("start container"):
-            pid = engine.run_container(_IMAGE, name=NAME, command=INIT, read_only=TOOLS, shared=WORK)
+            pid = engine.run_container(SCENARIO_IMAGE, name=NAME, command=INIT, read_only=TOOLS, shared=WORK)
         container = Container(machine, pid)
         facts = {"container_pid": pid}
         facts |= {f"version {name}": version for name, version in engine.version().items()}
