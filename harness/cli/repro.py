@@ -222,8 +222,9 @@ def _report(results: Sequence[ScenarioResult], directory: Path) -> int:
 
 def _wait_for_interrupt() -> None:
     """Keep the command, and with it its machines, alive until Ctrl-C."""
-    typer.echo("the machines are kept; Ctrl-C ends them", err=True)
     try:
+        # In here: whoever reads it may be quick.
+        typer.echo("the machines are kept; Ctrl-C ends them", err=True)
         while True:
             # Not signal.pause: a signal that comes just before a wait begins does not end it.
             time.sleep(_GLANCE)

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
+import typer
 
 from harness import cli
 from harness.catalogue.bases import BASES
@@ -283,24 +285,37 @@ def test_kept_machines_stay_until_ctrl_c_and_the_result_stays_the_result(
     lab: FakeLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting = threading.Event()
-    real = repro._wait_for_interrupt
     seen: list[list[str]] = []
 
-    def wait() -> None:
+    def sleep(seconds: float) -> None:
         seen.append(sorted(_arm_threads()))
         assert not lab.closed.is_set()
         waiting.set()
-        real()
+        time.sleep(seconds)
 
-    monkeypatch.setattr(repro, "_wait_for_interrupt", wait)
+    monkeypatch.setattr(repro, "time", SimpleNamespace(sleep=sleep))
     sender = _when(waiting, signal.SIGINT, lab)
     assert cli.main(["repro", "--keep"]) == 0
     sender.join(5)
     # A machine dies with the thread that started it, so the threads of finished arms are still there.
-    assert seen == [["pac-key-module", "stock"]]
+    assert seen[0] == ["pac-key-module", "stock"]
     assert _arm_threads() == []
     assert lab.closed.is_set()
     assert "kept" in capsys.readouterr().err
+
+
+def test_ctrl_c_as_soon_as_the_machines_are_said_to_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def echo(text: str, *, err: bool) -> None:
+        assert err
+        told.append(text)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(typer, "echo", echo)
+    repro._wait_for_interrupt()
+    assert told == ["the machines are kept; Ctrl-C ends them", ""]
 
 
 def _run_all(run: Callable[[Arm], ScenarioResult], *, at_once: int) -> list[str]:

@@ -203,7 +203,8 @@ class SilentServer:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.asked = threading.Event()
         self._taken: list[socket.socket] = []
-        threading.Thread(target=self._take, daemon=True).start()
+        self._taking = threading.Thread(target=self._take, daemon=True)
+        self._taking.start()
 
     def _take(self) -> None:
         with contextlib.suppress(OSError):
@@ -212,6 +213,8 @@ class SilentServer:
                 self.asked.set()
 
     def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)  # closing alone does not end a wait in accept
+        self._taking.join(5)
         for one in (self._socket, *self._taken):
             one.close()
 
