@@ -44,8 +44,14 @@ _CRIU = (
     "af_packet_diag",
 )
 
+# The suite each series comes from. The last is the newest that Debian has in a suite of its own.
+_SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7.2": "forky"}
+
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
-    {"6.1": Kernel(name="6.1", suite="bookworm", package_group="kernel-6.1", modules=_BOOT + _CRIU)}
+    {
+        name: Kernel(name=name, suite=suite, package_group=f"kernel-{name}", modules=_BOOT + _CRIU)
+        for name, suite in _SUITES.items()
+    }
 )
 
 DEFAULT_KERNEL = KERNELS["6.1"]

@@ -12,12 +12,12 @@ class KnownIssue:
     """One entry: the scenarios it ``matches`` end in ``outcome``, not in the predicted one.
 
     ``since`` and ``until`` say in which versions (of what, in words); ``url`` is the upstream
-    report or fix.
+    report or fix, None for what nobody was found to have reported.
     """
 
     id: str
     title: str
-    url: str
+    url: str | None
     matches: Callable[[Scenario], bool]
     outcome: Outcome
     since: str | None
@@ -27,10 +27,55 @@ class KnownIssue:
 # Kernel commit 48f6430505c0 ("arm64/vdso: Remove --hash-style=sysv") left DT_GNU_HASH only, and kerndat of
 # 3.17.1 asks for DT_HASH.
 _VDSO_WITHOUT_DT_HASH = (6, 11)
+# Kernel commit 201698626fbc ("arm64: Introduce prctl(PR_PAC_{SET,GET}_ENABLED_KEYS)").
+_ENABLED_KEYS_REGSET = (5, 13)
+_LAST_WITH_OLD_AUXV = "3.17.1"
 
 
-def _vdso_without_dt_hash(scenario: Scenario) -> bool:
-    return scenario.criu_dump.name == "3.17.1" and scenario.source.kernel.version >= _VDSO_WITHOUT_DT_HASH
+def _vdso_at_dump(scenario: Scenario) -> bool:
+    return scenario.criu_dump.version == "3.17.1" and scenario.source.kernel.version >= _VDSO_WITHOUT_DT_HASH
+
+
+def _vdso_at_restore(scenario: Scenario) -> bool:
+    return (
+        scenario.criu_dump.version == scenario.criu_restore.version == "3.17.1"
+        and not _vdso_at_dump(scenario)
+        and scenario.target.kernel.version >= _VDSO_WITHOUT_DT_HASH
+    )
+
+
+def _no_enabled_keys_regset(scenario: Scenario) -> bool:
+    source = scenario.source
+    return scenario.criu_dump.native_keys and source.cpu.pac and source.kernel.version < _ENABLED_KEYS_REGSET
+
+
+def _image_too_new(scenario: Scenario) -> bool:
+    return (
+        scenario.criu_restore.version == _LAST_WITH_OLD_AUXV
+        and scenario.criu_dump.version != _LAST_WITH_OLD_AUXV
+        and not _no_enabled_keys_regset(scenario)
+    )
+
+
+def _keys_in_image(scenario: Scenario) -> bool:
+    """Whether CRIU's own images hold keys that CRIU will set; the key module may refuse them first."""
+    source, target = scenario.source.cpu, scenario.target.cpu
+    refused = scenario.module.loaded and (not target.pac or source.algorithm is not target.algorithm)
+    return (
+        source.pac
+        and scenario.criu_dump.native_keys
+        and scenario.criu_restore.native_keys
+        and not _no_enabled_keys_regset(scenario)
+        and not refused
+    )
+
+
+def _protected_restorer(scenario: Scenario) -> bool:
+    return _keys_in_image(scenario) and scenario.target.cpu.pac and scenario.criu_restore.restorer_protected
+
+
+def _no_pac_in_target(scenario: Scenario) -> bool:
+    return _keys_in_image(scenario) and not scenario.target.cpu.pac
 
 
 KNOWN_ISSUES: tuple[KnownIssue, ...] = (
@@ -38,9 +83,54 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         id="vdso-dt-hash",
         title="CRIU 3.17.1 cannot read a vDSO without DT_HASH: kerndat fails and so does every dump",
         url="https://github.com/checkpoint-restore/criu/pull/2570",
-        matches=_vdso_without_dt_hash,
+        matches=_vdso_at_dump,
         outcome=Outcome.DUMP_FAILED,
         since="kernel 6.11",
+        until=None,
+    ),
+    KnownIssue(
+        id="vdso-dt-hash-restore",
+        title="CRIU 3.17.1 cannot read a vDSO without DT_HASH: kerndat fails and so does every restore",
+        url="https://github.com/checkpoint-restore/criu/pull/2570",
+        matches=_vdso_at_restore,
+        outcome=Outcome.RESTORE_REFUSED,
+        since="kernel 6.11",
+        until=None,
+    ),
+    KnownIssue(
+        id="key-mask-regset",
+        title="CRIU from 4.1 on wants the regset of enabled keys and cannot dump where a kernel has none",
+        url=None,
+        matches=_no_enabled_keys_regset,
+        outcome=Outcome.DUMP_FAILED,
+        since="CRIU 4.1",
+        until="kernel 5.13",
+    ),
+    KnownIssue(
+        id="image-too-new",
+        title="CRIU 3.17.1 refuses images of newer versions: their auxiliary vector is longer than it takes",
+        url=None,
+        matches=_image_too_new,
+        outcome=Outcome.RESTORE_REFUSED,
+        since="images of CRIU 4",
+        until=None,
+    ),
+    KnownIssue(
+        id="criu-2709",
+        title="the restorer was compiled with branch protection and dies when its own keys are replaced",
+        url="https://github.com/checkpoint-restore/criu/issues/2709",
+        matches=_protected_restorer,
+        outcome=Outcome.HUNG,
+        since="CRIU 4.1, built with branch protection",
+        until="CRIU 4.2",
+    ),
+    KnownIssue(
+        id="criu-2824",
+        title="CRIU notices that the target has no PAC only while restoring, and hangs",
+        url="https://github.com/checkpoint-restore/criu/issues/2824",
+        matches=_no_pac_in_target,
+        outcome=Outcome.HUNG,
+        since="CRIU 4.1",
         until=None,
     ),
 )

@@ -76,7 +76,13 @@ def _keys_carried(scenario: Scenario) -> bool:
     if not scenario.source.cpu.pac:
         return False
     by_criu = scenario.criu_dump.native_keys and scenario.criu_restore.native_keys
-    return by_criu or scenario.module is KeyModule.PLUGIN
+    return by_criu or scenario.module.loaded
+
+
+def disables_auth(scenario: Scenario) -> bool:
+    """Whether the key module switches authentication off in the restored tasks, as its policy asks."""
+    unsigned = scenario.target.cpu.pac and not scenario.source.cpu.pac
+    return unsigned and scenario.module is KeyModule.PLUGIN_DISABLE_AUTH
 
 
 def _outcome(scenario: Scenario) -> tuple[Outcome, str]:
@@ -100,11 +106,11 @@ def _refusal(scenario: Scenario) -> str | None:
     source, target = scenario.source.cpu, scenario.target.cpu
     if source.pac and not target.pac and _keys_carried(scenario):
         return "the image carries keys and the target has no pointer authentication"
-    if scenario.module is not KeyModule.PLUGIN:
+    if not scenario.module.loaded:
         return None
-    if target.pac and not source.pac:
+    if target.pac and not source.pac and not disables_auth(scenario):
         return "the key module refuses an image from a CPU without pointer authentication on one with it"
-    if source.algorithm is not target.algorithm:
+    if source.pac and source.algorithm is not target.algorithm:
         return "the key module refuses an image signed under another algorithm"
     return None
 
@@ -114,6 +120,8 @@ def _harmless(scenario: Scenario) -> str | None:
     source, target = scenario.source.cpu, scenario.target.cpu
     if not _signs(scenario):
         return "no branch protection: no return address is signed or authenticated"
+    if disables_auth(scenario):
+        return "the key module disables authentication in the restored tasks"
     if not source.pac and not target.pac:
         return "neither CPU signs or authenticates"
     if target.pac and source.algorithm is target.algorithm and _keys_carried(scenario):

@@ -11,10 +11,21 @@ from harness.catalogue.workloads import Workload
 
 
 class KeyModule(Enum):
-    """What carries PAC keys when CRIU does not."""
+    """What carries PAC keys when CRIU does not: the plugin, under the policy that its name adds."""
 
     NONE = "none"
     PLUGIN = "plugin"
+    PLUGIN_DISABLE_AUTH = "plugin-disable-auth"
+
+    @property
+    def loaded(self) -> bool:
+        """Whether CRIU loads the plugin."""
+        return self is not KeyModule.NONE
+
+    @property
+    def policy(self) -> str | None:
+        """What CRIU_PAC_POLICY is set to for a restore; None where it is left unset."""
+        return "disable-auth" if self is KeyModule.PLUGIN_DISABLE_AUTH else None
 
 
 class Driver(Enum):

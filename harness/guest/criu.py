@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.scenario import KeyModule
@@ -9,13 +10,32 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineError, MachineDiedError, MachineError
 from harness.guest.container import IMAGES, TOOLS, Container
 from harness.parsing.criu_log import CriuLog, parse_criu_log
+from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
 
 # Both arms name a plugin directory; the one without the module is empty. The module is the
 # only difference between them, and a plugin of the system is never loaded by accident.
-PLUGIN_DIRECTORIES = {
-    KeyModule.NONE: f"{TOOLS}/plugins/none",
-    KeyModule.PLUGIN: f"{TOOLS}/plugins/pac-key-module",
-}
+NO_PLUGINS = f"{TOOLS}/plugins/none"
+KEY_MODULE = f"{TOOLS}/plugins/pac-key-module"
+
+# Preloaded into the builds that have PAC hidden from them (CriuBuild.masks_pac).
+MASK_NAME = "mask_pac.so"
+_MASK_SOURCE = Path(__file__).with_name("mask_pac.c")
+_MASK_FLAGS = ("-shared", "-fPIC", "-O2", "-s", "-std=gnu11", "-mbranch-protection=none", "-ldl")
+
+
+def mask_key() -> str:
+    """Return a digest of everything the mask's bytes depend on."""
+    return source_key([_MASK_SOURCE], AARCH64_LINUX, *_MASK_FLAGS)
+
+
+def build_mask(output: Path, cache_root: Path) -> Path:
+    """Compile the mask for arm64 guests; HostError when the compiler is missing or fails."""
+    return compile_c([_MASK_SOURCE], output, target=AARCH64_LINUX, flags=_MASK_FLAGS, cache_root=cache_root)
+
+
+def build_directory(build: CriuBuild) -> str:
+    """Return where a build's bundle is, in guest and container."""
+    return f"{TOOLS}/criu/{build.package_group}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +66,28 @@ class CriuRun:
         return (of_module or errors or [self.said or self.log.last_line or "no message"])[-1]
 
 
+def criu_command(build: CriuBuild) -> tuple[str, ...]:
+    """Return the words that start a build: its own loader, its own libraries."""
+    root = build_directory(build)
+    libraries = f"{root}/usr/lib/aarch64-linux-gnu"
+    preload = ("--preload", f"{TOOLS}/lib/{MASK_NAME}") if build.masks_pac else ()
+    return (
+        f"{libraries}/ld-linux-aarch64.so.1",
+        *("--library-path", libraries),
+        *preload,
+        f"{root}/usr/sbin/criu",
+    )
+
+
 class Criu:
     """A CRIU build in a container, with or without the key module. Nothing here is retried."""
 
     def __init__(self, container: Container, build: CriuBuild, module: KeyModule) -> None:
         self._container = container
-        root = f"{TOOLS}/criu/{build.name}"
-        libraries = f"{root}/usr/lib/aarch64-linux-gnu"
-        self._command = (
-            f"{libraries}/ld-linux-aarch64.so.1",
-            "--library-path",
-            libraries,
-            f"{root}/usr/sbin/criu",
-        )
+        policy = ("env", f"CRIU_PAC_POLICY={module.policy}") if module.policy else ()
+        self._command = (*policy, *criu_command(build))
         self._common = (
-            *("-D", IMAGES, "-v4", "--libdir", PLUGIN_DIRECTORIES[module]),
+            *("-D", IMAGES, "-v4", "--libdir", KEY_MODULE if module.loaded else NO_PLUGINS),
             # Workload and CRIU share a cgroup that the container's init owns.
             *("--manage-cgroups=ignore",),
         )

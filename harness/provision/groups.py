@@ -47,6 +47,8 @@ def _excluded(reason: str, *names: str) -> dict[str, str]:
 
 _TRIXIE = (Suite(name="trixie"),)
 _BOOKWORM = (Suite(name="bookworm"),)
+_BULLSEYE = (Suite(name="bullseye"),)
+_FORKY = (Suite(name="forky"),)
 _HOST_SUITES = (
     Suite(name="trixie"),
     Suite(name="trixie-backports", preferred=("qemu-*",)),
@@ -96,6 +98,31 @@ def _base(
     return [base, python]
 
 
+def _kernel(name: str, suites: tuple[Suite, ...]) -> PackageGroup:
+    return PackageGroup(
+        name=f"kernel-{name}",
+        distribution="debian",
+        suites=suites,
+        architecture="arm64",
+        roots=("linux-image-cloud-arm64",),
+        exclude=_KERNEL_EXCLUDE,
+    )
+
+
+def _criu(version: str, suites: tuple[Suite, ...]) -> PackageGroup:
+    return PackageGroup(
+        name=f"criu-{version}",
+        distribution="debian",
+        suites=suites,
+        architecture="arm64",
+        roots=("criu",),
+        exclude={
+            **_excluded("the crit tool is not used", "python3", "python3-protobuf", "python3-pycriu"),
+            **_excluded(_SCRIPTS, "dpkg", "sgml-base"),
+        },
+    )
+
+
 def _host_tools(architecture: str) -> PackageGroup:
     return PackageGroup(
         name=f"host-tools-{architecture}",
@@ -110,14 +137,10 @@ def _host_tools(architecture: str) -> PackageGroup:
 _ALL = [
     _host_tools("amd64"),
     _host_tools("arm64"),
-    PackageGroup(
-        name="kernel-6.1",
-        distribution="debian",
-        suites=_BOOKWORM,
-        architecture="arm64",
-        roots=("linux-image-cloud-arm64",),
-        exclude=_KERNEL_EXCLUDE,
-    ),
+    _kernel("5.10", _BULLSEYE),
+    _kernel("6.1", _BOOKWORM),
+    _kernel("6.12", _TRIXIE),
+    _kernel("7.2", _FORKY),
     PackageGroup(
         name="guest-root",
         distribution="debian",
@@ -129,17 +152,9 @@ _ALL = [
         ),
         exclude=_GUEST_EXCLUDE,
     ),
-    PackageGroup(
-        name="criu-3.17.1",
-        distribution="debian",
-        suites=_BOOKWORM,
-        architecture="arm64",
-        roots=("criu",),
-        exclude={
-            **_excluded("the crit tool is not used", "python3", "python3-protobuf", "python3-pycriu"),
-            **_excluded(_SCRIPTS, "dpkg", "sgml-base"),
-        },
-    ),
+    _criu("3.17.1", _BOOKWORM),
+    _criu("4.1.1", _TRIXIE),
+    _criu("4.2.1", _FORKY),
     *_base("debian", "debian-13", _TRIXIE),
     *_base("debian", "debian-12", _BOOKWORM),
     # Ubuntu's archive could not be reached where the lock was made: resolved at run time.

@@ -20,7 +20,8 @@ from harness.provision.deb import data_members
 _MODULE = re.compile(r"lib/modules/(?P<release>[^/]+)/kernel/.*/(?P<name>[^/]+)\.ko(?P<packed>\.xz)?$")
 # usr/lib/modules/6.1.0-44-cloud-arm64/modules.builtin
 _BUILTIN = re.compile(r"lib/modules/[^/]+/modules\.builtin$")
-_IMAGE = re.compile(r"boot/vmlinuz-(?P<release>.+)$")
+# boot/vmlinuz-6.1.0-44-cloud-arm64; since Debian's 7.2 usr/lib/modules/7.2.12+deb14-cloud-arm64/vmlinuz
+_IMAGE = re.compile(r"(boot/vmlinuz-(?P<suffix>.+)|lib/modules/(?P<directory>[^/]+)/vmlinuz)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +54,10 @@ def read_kernel(packages: Iterable[Path]) -> KernelFiles:
                     lines = _content(members, member).decode().split()
                     builtin.update(_module_name(Path(line).name.split(".ko")[0]) for line in lines)
                 elif found := _IMAGE.search(member.name):
-                    image, release = _content(members, member), found["release"]
+                    image, release = _content(members, member), found["suffix"] or found["directory"]
     if not image:
         raise NotInArchiveError(
-            "the kernel packages hold no boot/vmlinuz-*; looked in: "
+            "the kernel packages hold no vmlinuz, in boot or beside the modules; looked in: "
             + ", ".join(package.name for package in packages)
         )
     return KernelFiles(release=release, image=image, modules=modules, builtin=frozenset(builtin))

@@ -17,6 +17,7 @@ from harness.core.closing import Closing
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, MachineError
 from harness.core.resources import data_directory
+from harness.guest.criu import MASK_NAME, build_mask, mask_key
 from harness.guest.engine import tar_of
 from harness.guest.prepare import ContainerImage, prepare
 from harness.guest.probe import Probe, build_probe, probe_key
@@ -208,6 +209,9 @@ class Lab(Closing):
         module = cache.artifact(
             "key-module", plugin_key()[:32], lambda work: _built(build_plugin, work / PLUGIN_NAME, cache.root)
         )
+        mask = cache.artifact(
+            "mask-pac", mask_key()[:32], lambda work: _built(build_mask, work / MASK_NAME, cache.root)
+        )
         none = cache.artifact("no-plugins", "empty", lambda _: None)
         parts = [
             Part(place="bin/pacprobe", path=probe / "pacprobe", digest=probe_key()),
@@ -215,10 +219,11 @@ class Lab(Closing):
                 place=f"plugins/pac-key-module/{PLUGIN_NAME}", path=module / PLUGIN_NAME, digest=plugin_key()
             ),
             Part(place="plugins/none", path=none, digest="empty"),
+            Part(place=f"lib/{MASK_NAME}", path=mask / MASK_NAME, digest=mask_key()),
         ]
-        for build in builds:
-            unpacked = bundle(build.package_group, self.provision)
-            parts.append(Part(place=f"criu/{build.name}", path=unpacked.root, digest=unpacked.root.name))
+        for group in sorted({build.package_group for build in builds}):
+            unpacked = bundle(group, self.provision)
+            parts.append(Part(place=f"criu/{group}", path=unpacked.root, digest=unpacked.root.name))
         return parts
 
     def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:

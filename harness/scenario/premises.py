@@ -100,8 +100,7 @@ def declare_keys_change(scenario: Scenario, seen: Observation) -> None:
 def declare_criu(name: str, build: CriuBuild, run: CriuRun, seen: Observation) -> None:
     """Declare that the CRIU that ran is the one named, by its log, unless it ended before it had one."""
     if (version := run.log.version) is not None:
-        named = build.name == version or build.name.startswith(f"{version}-")
-        _note(seen, name, declared=True, observed=named)
+        _note(seen, name, declared=True, observed=version == build.version)
 
 
 def _note(seen: Observation, name: str, *, declared: bool | None, observed: bool | None) -> None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.catalogue.criu_builds import DEFAULT_CRIU
+from harness.catalogue.criu_builds import CRIU_BUILDS, DEFAULT_CRIU
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
 from harness.core.errors import MachineDiedError
 from harness.guest.container import IMAGES, Container
-from harness.guest.criu import PLUGIN_DIRECTORIES, Criu, CriuRun
+from harness.guest.criu import KEY_MODULE, NO_PLUGINS, Criu, CriuRun, criu_command
 from harness.machines.fake import Answer, Call, FakeMachine
 from harness.parsing.criu_log import CriuLog
 
@@ -66,13 +66,23 @@ def test_the_arms_differ_in_the_plugin_directory_and_in_nothing_else() -> None:
         differences += [
             (one[at - 1], a, b) for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b
         ]
-    directories = PLUGIN_DIRECTORIES[KeyModule.NONE], PLUGIN_DIRECTORIES[KeyModule.PLUGIN]
-    assert differences == [("--libdir", *directories)] * 2
+    assert differences == [("--libdir", NO_PLUGINS, KEY_MODULE)] * 2
 
 
-def test_every_arm_has_a_private_plugin_directory() -> None:
-    assert set(PLUGIN_DIRECTORIES) == set(KeyModule)
-    assert len(set(PLUGIN_DIRECTORIES.values())) == len(KeyModule)
+def test_a_policy_is_put_into_the_environment_of_criu() -> None:
+    plain, policy = _commands(KeyModule.PLUGIN), _commands(KeyModule.PLUGIN_DISABLE_AUTH)
+    for one, other in zip(plain[1:], policy[1:], strict=True):
+        words = ("env", "CRIU_PAC_POLICY=disable-auth")
+        assert other == (*NSENTER, *words, *one[len(NSENTER) :])
+
+
+def test_a_stand_in_is_its_original_with_the_mask_preloaded() -> None:
+    original, stand_in = (criu_command(CRIU_BUILDS[name]) for name in ("4.2.1", "4.2.1-nopac"))
+    assert [word for word in stand_in if word not in original] == [
+        "--preload",
+        "/opt/criu-pac/lib/mask_pac.so",
+    ]
+    assert [word for word in stand_in if word in original] == list(original)
 
 
 def test_a_dump_of_one_process_with_the_bundles_own_loader() -> None:
@@ -80,7 +90,7 @@ def test_a_dump_of_one_process_with_the_bundles_own_loader() -> None:
     run = _criu(machine).dump(35, _soon(), cycle=2)
     (call,) = machine.called(*NSENTER)
     words = call.argv[len(NSENTER) :]
-    root = "/opt/criu-pac/criu/3.17.1"
+    root = "/opt/criu-pac/criu/criu-3.17.1"
     assert words[0] == f"{root}/usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1"
     assert words[3:5] == (f"{root}/usr/sbin/criu", "dump")
     assert words[words.index("-t") + 1] == "35"

@@ -186,9 +186,18 @@ def test_a_package_below_usr_is_read_too(tmp_path: Path) -> None:
     assert set(read_kernel([package]).modules) == {"x"}
 
 
+def test_an_image_beside_its_modules_is_found(tmp_path: Path) -> None:
+    package = _package(
+        tmp_path / "binary.deb",
+        {"./usr/lib/modules/7.2-cloud/vmlinuz": b"MZ", "./usr/share/vmlinuz.txt": b""},
+    )
+    found = read_kernel([package])
+    assert (found.release, found.image) == ("7.2-cloud", b"MZ")
+
+
 def test_packages_without_a_kernel_are_named(tmp_path: Path) -> None:
     package = _package(tmp_path / "meta.deb", {"./usr/share/doc/x": b""})
-    with pytest.raises(NotInArchiveError, match=r"no boot/vmlinuz-\*; looked in: meta\.deb"):
+    with pytest.raises(NotInArchiveError, match=r"hold no vmlinuz, .*; looked in: meta\.deb"):
         read_kernel([package])
 
 
