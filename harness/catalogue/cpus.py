@@ -20,9 +20,12 @@ class PacAlgorithm(Enum):
 class CpuModel:
     """One CPU model.
 
-    ``qemu`` is the argument of ``-cpu``; ``pac`` says whether the CPU authenticates pointers,
-    ``fpac`` whether a failed authentication faults at once (SIGILL) instead of leaving a
-    broken pointer (SIGSEGV); ``core_of`` names a product with this core.
+    What is said is of the model as QEMU 11 emulates it, observed by its ID registers; silicon of
+    that name may use another algorithm. ``qemu`` is the argument of ``-cpu``; ``pac`` says whether
+    the CPU authenticates pointers, ``fpac`` whether a failed authentication faults at once
+    (SIGILL) instead of leaving a broken pointer (SIGSEGV); ``lva`` whether it has 52-bit
+    virtual addresses (FEAT_LVA), which leaves three bits to a code instead of seven where the
+    kernel uses them; ``core_of`` names a product with this core.
     """
 
     name: str
@@ -30,6 +33,7 @@ class CpuModel:
     pac: bool
     fpac: bool
     algorithm: PacAlgorithm | None
+    lva: bool = False
     core_of: str = ""
     note: str = ""
 
@@ -44,18 +48,19 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
         qemu="neoverse-v1",
         pac=True,
         fpac=False,
-        algorithm=PacAlgorithm.QARMA5,
+        algorithm=PacAlgorithm.IMPDEF,
         core_of="Graviton3",
         note="the core of the machine in the upstream report",
     ),
-    CpuModel(name="neoverse-n2", qemu="neoverse-n2", pac=True, fpac=True, algorithm=PacAlgorithm.QARMA5),
-    CpuModel(name="cortex-a710", qemu="cortex-a710", pac=True, fpac=True, algorithm=PacAlgorithm.QARMA5),
+    CpuModel(name="neoverse-n2", qemu="neoverse-n2", pac=True, fpac=True, algorithm=PacAlgorithm.IMPDEF),
+    CpuModel(name="cortex-a710", qemu="cortex-a710", pac=True, fpac=True, algorithm=PacAlgorithm.IMPDEF),
     CpuModel(
         name="max",
         qemu="max",
         pac=True,
         fpac=True,
         algorithm=PacAlgorithm.IMPDEF,
+        lva=True,
         note="IMPDEF is QEMU's default algorithm since 10.0; its result is not that of any silicon",
     ),
     CpuModel(
@@ -64,6 +69,7 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
         pac=True,
         fpac=True,
         algorithm=PacAlgorithm.QARMA3,
+        lva=True,
         note="slow to emulate",
     ),
     CpuModel(
@@ -72,6 +78,7 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
         pac=True,
         fpac=True,
         algorithm=PacAlgorithm.QARMA5,
+        lva=True,
         note="slow to emulate",
     ),
     CpuModel(
@@ -80,6 +87,7 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
         pac=False,
         fpac=False,
         algorithm=None,
+        lva=True,
         note="control: every other feature of max",
     ),
     CpuModel(

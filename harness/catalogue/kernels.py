@@ -13,13 +13,15 @@ class Kernel:
 
     ``suite`` is the Debian suite it comes from, ``package_group`` its group in the package
     lock, ``modules`` what the guest loads before anything else, in this order. A module
-    that is not in the package because it is built in is no error.
+    that is not in the package because it is built in is no error. ``va_bits``: bits of a user
+    address (CONFIG_ARM64_VA_BITS) on a CPU with FEAT_LVA; 48 on any other.
     """
 
     name: str
     suite: str
     package_group: str
     modules: tuple[str, ...]
+    va_bits: int
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -31,7 +33,6 @@ class Kernel:
 _BOOT = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "virtio_net", "erofs", "overlay")
 # CRIU asks nf_tables to hold network traffic and the *_diag modules for every kind of socket.
 _CRIU = (
-    "nfnetlink",
     "nf_tables",
     "af_packet",
     "tun",
@@ -44,13 +45,16 @@ _CRIU = (
     "af_packet_diag",
 )
 
-# The suite each series comes from. The last is the newest that Debian has in a suite of its own.
-_SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "7.2": "forky"}
+# The suite each series comes from, and its configured address size. The last is the newest that
+# Debian has in a suite of its own.
+_SERIES = {"5.10": ("bullseye", 48), "6.1": ("bookworm", 48), "6.12": ("trixie", 52), "7.2": ("forky", 52)}
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {
-        name: Kernel(name=name, suite=suite, package_group=f"kernel-{name}", modules=_BOOT + _CRIU)
-        for name, suite in _SUITES.items()
+        name: Kernel(
+            name=name, suite=suite, package_group=f"kernel-{name}", modules=_BOOT + _CRIU, va_bits=va_bits
+        )
+        for name, (suite, va_bits) in _SERIES.items()
     }
 )
 

@@ -59,10 +59,9 @@ def _image_too_new(scenario: Scenario) -> bool:
 
 def _keys_in_image(scenario: Scenario) -> bool:
     """Whether CRIU's own images hold keys that CRIU will set; the key module may refuse them first."""
-    source, target = scenario.source.cpu, scenario.target.cpu
-    refused = scenario.module.loaded and (not target.pac or source.algorithm is not target.algorithm)
+    refused = scenario.module.loaded and not scenario.source.same_codes(scenario.target)
     return (
-        source.pac
+        scenario.source.cpu.pac
         and scenario.criu_dump.native_keys
         and scenario.criu_restore.native_keys
         and not _no_enabled_keys_regset(scenario)

@@ -17,7 +17,7 @@ class Prediction:
     keys_reach_target: bool
     target_authenticates: bool
     fpac: bool
-    same_algorithm: bool
+    same_codes: bool
     why: str
 
 
@@ -31,7 +31,7 @@ def predict(scenario: Scenario) -> Prediction:
         keys_reach_target=_keys_carried(scenario) and target.pac,
         target_authenticates=target.pac,
         fpac=target.fpac,
-        same_algorithm=source.algorithm is target.algorithm,
+        same_codes=scenario.source.same_codes(scenario.target),
         why=why,
     )
 
@@ -110,8 +110,8 @@ def _refusal(scenario: Scenario) -> str | None:
         return None
     if target.pac and not source.pac and not disables_auth(scenario):
         return "the key module refuses an image from a CPU without pointer authentication on one with it"
-    if source.pac and source.algorithm is not target.algorithm:
-        return "the key module refuses an image signed under another algorithm"
+    if source.pac and not scenario.source.same_codes(scenario.target):
+        return "the key module refuses an image signed under another algorithm, or in other pointer bits"
     return None
 
 
@@ -124,7 +124,7 @@ def _harmless(scenario: Scenario) -> str | None:
         return "the key module disables authentication in the restored tasks"
     if not source.pac and not target.pac:
         return "neither CPU signs or authenticates"
-    if target.pac and source.algorithm is target.algorithm and _keys_carried(scenario):
+    if target.pac and scenario.source.same_codes(scenario.target) and _keys_carried(scenario):
         return "every live return address is authenticated with the key that signed it"
     return None
 
@@ -135,4 +135,4 @@ def _mismatch(scenario: Scenario) -> str:
         return "the target authenticates return addresses that the source never signed"
     if not _keys_carried(scenario):
         return "the keys that signed the live return addresses do not reach the target"
-    return "the same keys give other codes under the target's algorithm"
+    return "the same keys give other codes in the target: another algorithm, or other pointer bits"

@@ -41,6 +41,15 @@ class MachineSpec:
     cpu: CpuModel
     kernel: Kernel
 
+    @property
+    def va_bits(self) -> int:
+        """Bits of a user address, 48 or 52: a code has the ones from there to bit 54 (Arm ARM, PACField)."""
+        return self.kernel.va_bits if self.cpu.lva else 48
+
+    def same_codes(self, other: "MachineSpec") -> bool:
+        """Whether one key gives the same code for the same pointer on both."""
+        return self.cpu.algorithm is other.cpu.algorithm and self.va_bits == other.va_bits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:

@@ -1,13 +1,19 @@
 """From what a person typed to values of the catalogue."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from harness.catalogue.bases import base
+from harness.catalogue.cpus import cpu
 from harness.catalogue.criu_builds import CriuBuild, criu_build
+from harness.catalogue.kernels import kernel
 from harness.catalogue.names import suggestion
-from harness.catalogue.scenario import Driver
+from harness.catalogue.scenario import Driver, MachineSpec
 from harness.core.errors import UsageError
+
+T = TypeVar("T")
 
 AUTO = "auto"  # of --base: whatever can be had
 
@@ -18,8 +24,23 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[KMGT]?)B?", re.IGNORECAS
 
 def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
     """Return the builds for dump and restore of "3.17.1" or "DUMP:RESTORE"; raises UsageError."""
-    dump, colon, restore = text.partition(":")
-    return criu_build(dump), criu_build(restore if colon else dump)
+    return _pair(text, criu_build)
+
+
+def machines(cpus: str, kernels: str) -> tuple[MachineSpec, MachineSpec]:
+    """Return source and target of "neoverse-v1" or "SRC:DST", and of a kernel or two; raises UsageError."""
+    source_cpu, target_cpu = _pair(cpus, cpu)
+    source_kernel, target_kernel = _pair(kernels, kernel)
+    return (
+        MachineSpec(cpu=source_cpu, kernel=source_kernel),
+        MachineSpec(cpu=target_cpu, kernel=target_kernel),
+    )
+
+
+def _pair(text: str, find: Callable[[str], T]) -> tuple[T, T]:
+    """Return what the halves of "ONE:OTHER" name, or twice what "ONE" does."""
+    first, colon, second = text.partition(":")
+    return find(first), find(second if colon else first)
 
 
 def driver(text: str) -> Driver:

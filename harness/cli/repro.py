@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.catalogue.bases import Base
-from harness.catalogue.cpus import DEFAULT_CPU, CpuModel, cpu
+from harness.catalogue.cpus import DEFAULT_CPU
 from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
-from harness.catalogue.scenario import Driver
+from harness.catalogue.kernels import DEFAULT_KERNEL
+from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
 from harness.cli import backend, choices
 from harness.cli.parallel import ParallelArms, default_parallelism
@@ -44,7 +45,6 @@ BaseOption = Annotated[
         help="Userland of the container: the first that can be had, a named one, or a root file system.",
     ),
 ]
-CpuOption = Annotated[str, typer.Option("--cpu", metavar="MODEL", help="CPU model of the machine.")]
 QemuOption = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Another qemu-system-aarch64 than the provided one.")
 ]
@@ -54,7 +54,7 @@ QemuOption = Annotated[
 class Request:
     """What was asked for, understood; ``timeout`` in seconds per arm."""
 
-    cpu: CpuModel
+    machines: tuple[MachineSpec, MachineSpec]
     criu: tuple[CriuBuild, CriuBuild]
     base: str
     workload: Workload
@@ -67,7 +67,8 @@ class Request:
     def arms(self, base: Base) -> tuple[Arm, ...]:
         """Return the arms on ``base``; raises UsageError."""
         return repro_arms(
-            cpu=self.cpu,
+            source=self.machines[0],
+            target=self.machines[1],
             criu_dump=self.criu[0],
             criu_restore=self.criu[1],
             base=base,
@@ -78,8 +79,9 @@ class Request:
 
     def command(self, base: Base) -> str:
         """Return the command line that runs the same again, with nothing left to choose."""
-        words = ["criu-pac", "repro", "--cpu", self.cpu.name]
-        words += ["--criu", ":".join(build.name for build in self.criu)]
+        words = ["criu-pac", "repro", "--cpu", _halves(machine.cpu.name for machine in self.machines)]
+        words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
+        words += ["--criu", _halves(build.name for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.name, "--driver", self.driver.value]
         words += ["--timeout", f"{self.timeout:g}"]
@@ -88,9 +90,19 @@ class Request:
         return shlex.join(words)
 
 
+def _halves(names: Iterable[str]) -> str:
+    """Return "ONE", or "ONE:OTHER" where two names differ."""
+    return ":".join(dict.fromkeys(names))
+
+
 def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     *,
-    cpu_name: CpuOption = DEFAULT_CPU.name,
+    cpu: Annotated[
+        str, typer.Option(metavar="MODEL|SRC:DST", help="CPU model; two: restore on another machine.")
+    ] = DEFAULT_CPU.name,
+    kernel: Annotated[
+        str, typer.Option(metavar="VERSION|SRC:DST", help="Kernel; two: restore on another machine.")
+    ] = DEFAULT_KERNEL.name,
     criu: Annotated[
         str, typer.Option(metavar="VERSION|DUMP:RESTORE", help="CRIU, for dump and restore.")
     ] = DEFAULT_CRIU.name,
@@ -126,7 +138,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         raise UsageError(f"--results {results}: not a directory")
     choices.check_base(base)
     request = Request(
-        cpu=cpu(cpu_name),
+        machines=choices.machines(cpu, kernel),
         criu=choices.criu_pair(criu),
         base=base,
         workload=backend.workload(workload),

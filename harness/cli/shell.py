@@ -10,7 +10,7 @@ from harness.catalogue.criu_builds import DEFAULT_CRIU, criu_build
 from harness.catalogue.kernels import DEFAULT_KERNEL, kernel
 from harness.cli import backend
 from harness.cli.choices import AUTO, check_base
-from harness.cli.repro import BaseOption, CpuOption, QemuOption
+from harness.cli.repro import BaseOption, QemuOption
 from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import UsageError
 from harness.reporting import progress
@@ -18,7 +18,9 @@ from harness.reporting import progress
 
 def shell(
     *,
-    cpu_name: CpuOption = DEFAULT_CPU.name,
+    cpu_name: Annotated[
+        str, typer.Option("--cpu", metavar="MODEL", help="CPU model of the machine.")
+    ] = DEFAULT_CPU.name,
     kernel_name: Annotated[
         str, typer.Option("--kernel", metavar="VERSION", help="Kernel of the machine.")
     ] = DEFAULT_KERNEL.name,

@@ -148,6 +148,11 @@ class DockerEngine:
             chunks, _ = self.client.containers.get(container).get_archive(path)
             return b"".join(chunks)
 
+    def insert(self, container: str, path: str, archive: bytes) -> None:
+        """Unpack a tar archive into the directory ``path`` of a container."""
+        with self._explained(f"copy into {path} of {container}"):
+            self.client.containers.get(container).put_archive(path, archive)
+
     def close(self) -> None:
         """Close the connection. Idempotent."""
         self.client.close()

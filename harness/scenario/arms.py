@@ -1,13 +1,12 @@
 """The arms of `criu-pac repro`, and what their results mean together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from harness.catalogue.bases import CONTROL_BASE, Base
-from harness.catalogue.cpus import CONTROL_CPU, CpuModel
+from harness.catalogue.cpus import CONTROL_CPU
 from harness.catalogue.criu_builds import CriuBuild
-from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.outcome import Outcome, Verdict
 from harness.catalogue.prediction import predict
 from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
@@ -44,7 +43,8 @@ class Arm:
 
 def repro_arms(
     *,
-    cpu: CpuModel,
+    source: MachineSpec,
+    target: MachineSpec,
     criu_dump: CriuBuild,
     criu_restore: CriuBuild,
     base: Base,
@@ -58,26 +58,25 @@ def repro_arms(
     each lacks one half of the cause: a CPU that authenticates, a userland that signs. Raises
     UsageError when ``control`` is asked for and the workload cannot be such a control.
     """
-
-    def arm(name: str, cpu: CpuModel, base: Base, module: KeyModule = KeyModule.NONE) -> Arm:
-        machine = MachineSpec(cpu=cpu, kernel=DEFAULT_KERNEL)
-        scenario = Scenario(
-            source=machine,
-            target=machine,
-            criu_dump=criu_dump,
-            criu_restore=criu_restore,
-            module=module,
-            workload=workload,
-            base=base,
-            driver=driver,
-        )
-        return Arm(name=name, scenario=scenario)
-
-    arms = [arm(STOCK, cpu, base), arm(WITH_MODULE, cpu, base, KeyModule.PLUGIN)]
+    stock = Scenario(
+        source=source,
+        target=target,
+        criu_dump=criu_dump,
+        criu_restore=criu_restore,
+        module=KeyModule.NONE,
+        workload=workload,
+        base=base,
+        driver=driver,
+    )
+    no_pac = [replace(machine, cpu=CONTROL_CPU) for machine in (source, target)]
+    arms = [
+        Arm(name=STOCK, scenario=stock),
+        Arm(name=WITH_MODULE, scenario=replace(stock, module=KeyModule.PLUGIN)),
+    ]
     if control:
         controls = (
-            arm(CONTROL_NO_PAC, CONTROL_CPU, base),
-            arm(CONTROL_UNPROTECTED, cpu, CONTROL_BASE),
+            Arm(name=CONTROL_NO_PAC, scenario=replace(stock, source=no_pac[0], target=no_pac[1])),
+            Arm(name=CONTROL_UNPROTECTED, scenario=replace(stock, base=CONTROL_BASE)),
         )
         for one in controls:
             if (prediction := predict(one.scenario)).outcome is not Outcome.SURVIVED:

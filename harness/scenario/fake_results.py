@@ -6,10 +6,11 @@ from typing import Any
 from harness.catalogue.bases import BASES
 from harness.catalogue.cpus import CPUS
 from harness.catalogue.criu_builds import DEFAULT_CRIU
+from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.known_issues import known_issue
 from harness.catalogue.outcome import Outcome, Premise
 from harness.catalogue.prediction import predict, premises
-from harness.catalogue.scenario import Driver
+from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.verdict import judge
 from harness.catalogue.workloads import Workload, parse_workload
 from harness.scenario.arms import Arm, repro_arms
@@ -43,8 +44,10 @@ def arms(
     workload: Workload = SLEEPER,
 ) -> tuple[Arm, ...]:
     """Return the arms of repro with these choices."""
+    machine = MachineSpec(cpu=CPUS[cpu], kernel=DEFAULT_KERNEL)
     return repro_arms(
-        cpu=CPUS[cpu],
+        source=machine,
+        target=machine,
         criu_dump=DEFAULT_CRIU,
         criu_restore=DEFAULT_CRIU,
         base=BASES[base],

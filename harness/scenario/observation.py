@@ -13,6 +13,7 @@ from harness.guest.probe_results import CoreReport, KeyFingerprints, MachineFact
 from harness.machines.template import Facts
 from harness.parsing.kernel_fault import KernelFault
 from harness.parsing.pac import pac_bits
+from harness.scenario.hang import HangEnd
 from harness.scenario.result import Registers
 
 
@@ -35,6 +36,7 @@ class Observation:
     fresh: KeyFingerprints | None = None
     dump: CriuRun | None = None
     restore: CriuRun | None = None
+    hang_end: HangEnd | None = None
     exit_status: int | None = None
     core: CoreReport | None = None
     fault: KernelFault | None = None

@@ -2,87 +2,116 @@
 
 import logging
 
+from harness.catalogue.bases import Base
 from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.kernels import Kernel
 from harness.catalogue.outcome import Premise
 from harness.catalogue.prediction import premises
-from harness.catalogue.scenario import Scenario
+from harness.catalogue.scenario import MachineSpec, Scenario
 from harness.core.deadline import Deadline
-from harness.guest.container import Container
 from harness.guest.criu import CriuRun
 from harness.guest.prepare import libraries_of
+from harness.guest.probe_results import MachineFacts
 from harness.guest.workload import RunningWorkload
 from harness.machines.template import Facts
 from harness.scenario.observation import Observation
+from harness.scenario.site import Site
 
 log = logging.getLogger(__name__)
 
+_CODE_END = 55  # the first bit above a code: it selects the half of the address space
+
 
 class PremiseObserver:
-    """Observes the premises of one scenario into ``seen``; ``facts`` are the template's."""
+    """Observes the premises of one scenario into ``seen``."""
 
-    def __init__(self, scenario: Scenario, container: Container, facts: Facts, seen: Observation) -> None:
+    def __init__(self, scenario: Scenario, seen: Observation) -> None:
         self._scenario = scenario
-        self._container = container
-        self._facts = facts
         self._seen = seen
 
-    def observe_machine(self, deadline: Deadline) -> None:
-        """Observe what needs no workload: PAC on or off, keys of a fresh exec, the positive control."""
-        machine = self._container.probe.machine(deadline)
+    def observe_source(self, site: Site, deadline: Deadline) -> None:
+        """Observe what the dumping machine is, apart from any workload."""
+        self._seen.machine = site.container.probe.machine(deadline)
+        self._machine("source", self._scenario.source, self._seen.machine, site.facts)
+
+    def observe_target(self, site: Site, deadline: Deadline) -> None:
+        """Observe what the restoring machine is, the same or another, and the keys of a fresh exec in it."""
+        machine = self._seen.machine
+        if machine is None or self._scenario.crosses_machines:
+            machine = site.container.probe.machine(deadline)
+        self._machine("target", self._scenario.target, machine, site.facts)
+        self._seen.fresh = site.container.probe.fresh(deadline)
+
+    def _machine(self, side: str, spec: MachineSpec, machine: MachineFacts, facts: Facts) -> None:
         pac: bool | None = machine.paca
         if machine.paca != machine.signed_lr:
             log.warning("HWCAP_PACA is %s but signing changes a pointer: %s", machine.paca, machine.signed_lr)
             pac = None
-        for name in ("source_pac", "target_pac"):  # one machine for both
-            _declare(self._scenario, self._seen, name, observed=pac)
-        self._seen.machine = machine
-        kernel = self._scenario.source.kernel.name
-        is_kernel = machine.release == kernel or machine.release.startswith((f"{kernel}.", f"{kernel}-"))
-        _note(self._seen, "kernel", declared=True, observed=is_kernel)
-        cpu = self._scenario.source.cpu
+        _declare(self._scenario, self._seen, f"{side}_pac", observed=pac)
+        _note(self._seen, f"{side}_kernel", declared=True, observed=is_kernel(machine.release, spec.kernel))
+        _note(self._seen, f"{side}_cpu", declared=True, observed=is_cpu(machine, spec))
         _note(
-            self._seen, "fpac", declared=cpu.fpac if cpu.pac else None, observed=machine.fpac if pac else None
+            self._seen,
+            f"{side}_control",
+            declared=True,
+            observed=control_as_expected(facts, spec, self._scenario.base),
         )
-        self._seen.fresh = self._container.probe.fresh(deadline)
-        self._declare_positive_control()
 
-    def observe_workload(self, running: RunningWorkload, deadline: Deadline) -> None:
+    def observe_workload(self, running: RunningWorkload, site: Site, deadline: Deadline) -> None:
         """Observe the running workload: its keys, its code, and the frames it returns through."""
-        seen, workload = self._seen, self._scenario.workload
-        seen.held = self._container.probe.threads(running.pid, deadline, frames=True)
-        program, libc = self._protection(running.pid, deadline)
+        seen, workload, probe = self._seen, self._scenario.workload, site.container.probe
+        seen.held = probe.threads(running.pid, deadline, frames=True)
+        program, libc = _protection(running.pid, site, deadline)
         _declare(self._scenario, seen, "interpreter_protected", observed=program)
         _declare(self._scenario, seen, "libc_protected", observed=libc)
         limit = deadline.within(10 * workload.tick_seconds + 10, "a tick under observation")
-        seen.rehearsal = self._container.probe.watch(running.pid, 1, limit)
+        seen.rehearsal = probe.watch(running.pid, 1, limit)
         enough = seen.frames >= workload.min_frames
         # None: some, but fewer than the workload promises, fulfils neither declaration.
         live = enough if enough or not seen.frames else None
         _declare(self._scenario, seen, "signed_frames_live", observed=live)
-        declare_keys_change(self._scenario, seen)
+        if not self._scenario.crosses_machines:  # else when the target has been seen
+            declare_keys_change(self._scenario, seen)
 
-    def _protection(self, pid: int, deadline: Deadline) -> tuple[bool | None, bool | None]:
-        """Look the running program and its libc up in what the template's preparation scanned."""
-        libraries = libraries_of(self._container.read_proc(pid, "maps", deadline))
-        # arm64 maps the program below its libraries, whether it is position independent or not.
-        program = libraries[0] if libraries else ""
-        libc = next((path for path in libraries if "/libc.so" in path or "/libc-" in path), "")
-        return self._scanned(program), self._scanned(libc)
 
-    def _scanned(self, path: str) -> bool | None:
-        return {"True": True, "False": False}.get(self._facts.get(f"protected {path}", ""))
+def _protection(pid: int, site: Site, deadline: Deadline) -> tuple[bool | None, bool | None]:
+    """Look the running program and its libc up in what the template's preparation scanned."""
+    libraries = libraries_of(site.container.read_proc(pid, "maps", deadline))
+    # arm64 maps the program below its libraries, whether it is position independent or not.
+    program = libraries[0] if libraries else ""
+    libc = next((path for path in libraries if "/libc.so" in path or "/libc-" in path), "")
+    scanned = {"True": True, "False": False}
+    return (
+        scanned.get(site.facts.get(f"protected {program}", "")),
+        scanned.get(site.facts.get(f"protected {libc}", "")),
+    )
 
-    def _declare_positive_control(self) -> None:
-        """Fresh keys by ptrace must kill a sleeping process exactly where signed returns are live."""
-        fresh, own = self._facts["control fresh keys"], self._facts["control own keys"]
-        if not premises(self._scenario)["source_pac"]:
-            observed = fresh == "no keys"
-        else:
-            # It is the base's Python: with FPAC it dies of SIGILL, without of SIGSEGV.
-            fault = "signal 4" if self._scenario.source.cpu.fpac else "signal 11"
-            wanted = fault if self._scenario.base.protected else "alive"
-            observed = fresh == wanted and own == "alive"
-        _note(self._seen, "positive_control", declared=True, observed=observed)
+
+def is_kernel(release: str, kernel: Kernel) -> bool:
+    """Whether uname's release is one of the kernel's series."""
+    return release == kernel.name or release.startswith((f"{kernel.name}.", f"{kernel.name}-"))
+
+
+def is_cpu(machine: MachineFacts, spec: MachineSpec) -> bool | None:
+    """Whether the CPU signs as its model is said to: algorithm, FPAC, bits of a code; None if not visible."""
+    if machine.algorithm is None:
+        return None
+    mask = ((1 << _CODE_END) - (1 << spec.va_bits)) if spec.cpu.pac else None
+    declared = (spec.cpu.algorithm.value if spec.cpu.algorithm else "none", spec.cpu.fpac, mask)
+    found = (machine.algorithm, machine.fpac, machine.insn_mask)
+    if found != declared:
+        log.warning("CPU %s: algorithm, FPAC and mask are %s, declared %s", spec.cpu.name, found, declared)
+    return found == declared
+
+
+def control_as_expected(facts: Facts, spec: MachineSpec, base: Base) -> bool:
+    """Whether fresh keys by ptrace killed a sleeping process exactly where signed returns are live."""
+    fresh, own = facts["control fresh keys"], facts["control own keys"]
+    if not spec.cpu.pac:
+        return fresh == "no keys"
+    # It is the base's Python: with FPAC it dies of SIGILL, without of SIGSEGV.
+    fault = "signal 4" if spec.cpu.fpac else "signal 11"
+    return fresh == (fault if base.protected else "alive") and own == "alive"
 
 
 def declare_keys_change(scenario: Scenario, seen: Observation) -> None:

@@ -5,32 +5,35 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from harness.catalogue.known_issues import known_issue
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.prediction import predict
-from harness.catalogue.scenario import KeyModule, Scenario
+from harness.catalogue.scenario import Scenario
 from harness.catalogue.verdict import judge
 from harness.core import steps
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, UsageError
+from harness.guest.checkpoint import move_checkpoint
 from harness.guest.container import CORES, Container
 from harness.guest.criu import Criu, CriuRun
 from harness.guest.probe_results import CoreReport, parse
 from harness.guest.workload import RunningWorkload
 from harness.machines.protocol import Machine, check
-from harness.machines.qemu import QemuMachine
-from harness.machines.template import Facts
+from harness.machines.template import Template
 from harness.parsing.kernel_fault import parse_faults
 from harness.parsing.pac import chance, width
 from harness.provision.prepared_base import PreparedBase
 from harness.scenario.evidence import collect, collect_hang, read_kernel_log
+from harness.scenario.hang import end_hang
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
 from harness.scenario.premises import PremiseObserver, declare_criu, declare_keys_change
 from harness.scenario.result import Registers, ScenarioResult
+from harness.scenario.site import Site
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ _START_SECONDS = 60.0
 _DUMP_SECONDS = 45.0
 _RESTORE_SECONDS = 45.0
 _OBSERVE_SECONDS = 30.0
+_MOVE_SECONDS = 60.0
 _LAST_WORDS_SECONDS = 2.0
 # A tick under emulation on a busy host: its sleep, plus this much for being scheduled late.
 _TICK_GRACE_SECONDS = 4.0
@@ -55,7 +59,7 @@ class ScenarioRun:
         self.lab = lab
         self.options = options
         self.seen = Observation(
-            carrier=scenario.module is not KeyModule.NONE
+            carrier=scenario.module.loaded
             or (scenario.criu_dump.native_keys and scenario.criu_restore.native_keys)
         )
         self.phases: dict[str, float] = {}
@@ -90,23 +94,35 @@ class ScenarioRun:
 
     def _in_machine(self) -> None:
         cell = self.scenario
-        if cell.crosses_machines:
-            raise UsageError(
-                "restore on another machine is not built yet", hint="use the same machine for both"
-            )
+        if cell.crosses_machines and cell.cycles != 1:
+            raise UsageError("a scenario from one machine to another has one cycle")
         builds = tuple({build.name: build for build in (cell.criu_dump, cell.criu_restore)}.values())
         with self._phase("template"):
-            kind = MachineKind(cpu=cell.source.cpu, kernel=cell.source.kernel, base=self.base, builds=builds)
-            template = self.lab.template(kind)
+            source, target = (
+                self.lab.template(
+                    MachineKind(cpu=spec.cpu, kernel=spec.kernel, base=self.base, builds=builds)
+                )
+                for spec in (cell.source, cell.target)
+            )
         self._limit = Deadline.after(self.options.timeout, f"arm {self.arm}")
+        # The evidence of a restore elsewhere has the place of honour: it is what was judged.
+        with self._site(
+            source, self._evidence / "source" if cell.crosses_machines else self._evidence
+        ) as site:
+            self._in_clone(site, target)
+
+    @contextmanager
+    def _site(self, template: Template, evidence: Path) -> Iterator[Site]:
+        """Give a clone to work in; its evidence is collected before it goes."""
         with self._phase("clone"):
             machine = self.lab.clone(template)
         try:
-            self._in_clone(machine, template.facts)
+            container = Container(machine, template.facts["container_pid"])
+            yield Site(machine=machine, container=container, facts=template.facts)
         finally:
             try:
                 with self._phase("evidence"):
-                    collect(machine, self.seen, self._evidence, command=self.options.command)
+                    collect(machine, self.seen, evidence, command=self.options.command)
             finally:
                 if self.options.keep:
                     steps.note(
@@ -116,27 +132,70 @@ class ScenarioRun:
                 else:
                     self.lab.release(machine)
 
-    def _in_clone(self, machine: QemuMachine, facts: Facts) -> None:
-        container = Container(machine, facts["container_pid"])
-        self.seen.template = facts
+    def _in_clone(self, site: Site, target: Template) -> None:
+        self.seen.template = site.facts
+        premises = PremiseObserver(self.scenario, self.seen)
         with self._phase("hold"):
             start = self._limit.within(_START_SECONDS, "start of the workload")
-            running = RunningWorkload.launch(container, self.scenario.workload, start)
-            premises = PremiseObserver(self.scenario, container, facts, self.seen)
-            premises.observe_machine(self._limit.within(_OBSERVE_SECONDS, "observing the machine"))
+            running = RunningWorkload.launch(site.container, self.scenario.workload, start)
+            premises.observe_source(site, self._observing("the machine"))
+            if not self.scenario.crosses_machines:
+                premises.observe_target(site, self._observing("the machine"))
             running.wait_ready(start)
-            premises.observe_workload(running, self._limit.within(_OBSERVE_SECONDS, "observing the premises"))
-        if not all(premise.holds for premise in self.seen.premises.values()):
+            premises.observe_workload(running, site, self._observing("the premises"))
+        if not self._premises_hold():
+            return
+        if self.scenario.crosses_machines:
+            self._cross(site, running, target, premises)
             return
         for cycle in range(1, self.scenario.cycles + 1):
-            if not self._cycle(container, running, cycle):
+            if not self._cycle(site.container, running, cycle):
                 break
-        if not self.seen.dump or self.seen.dump.hung or (self.seen.restore and self.seen.restore.hung):
-            collect_hang(machine, self._evidence)
+        self._look_at_hang(site, running)
+
+    def _cross(
+        self, source: Site, running: RunningWorkload, template: Template, premises: PremiseObserver
+    ) -> None:
+        """Dump here, restore in a clone of ``template``."""
+        if not self._dump(source.container, running, 1):
+            self._look_at_hang(source, running)
+            return
+        with self._site(template, self._evidence) as target:
+            with self._phase("move"):
+                moving = self._limit.within(_MOVE_SECONDS, "moving the checkpoint")
+                move_checkpoint(source.container, target.container, running.pid, moving)
+                premises.observe_target(target, self._observing("the target machine"))
+                declare_keys_change(self.scenario, self.seen)
+            if self._premises_hold():
+                moved = replace(running, container=target.container)
+                self._restore(target.container, moved, 1, exits_before=0)
+                self._look_at_hang(target, moved)
+
+    def _premises_hold(self) -> bool:
+        return all(premise.holds for premise in self.seen.premises.values())
+
+    def _observing(self, what: str) -> Deadline:
+        return self._limit.within(_OBSERVE_SECONDS, f"observing {what}")
+
+    def _look_at_hang(self, site: Site, running: RunningWorkload) -> None:
+        """Collect what a hang shows, then end CRIU and what it would leave behind."""
+        hung = next((call for call in (self.seen.dump, self.seen.restore) if call and call.hung), None)
+        if hung is None:
+            return
+        collect_hang(site.machine, self._evidence)
+        deadline = self._limit.within(_OBSERVE_SECONDS, "end of a hang")
+        self.seen.hang_end = end_hang(site.container, hung.log_name, running.pid, deadline)
 
     def _cycle(self, container: Container, running: RunningWorkload, cycle: int) -> bool:
         """One dump and restore; True when the task lives on and another cycle makes sense."""
-        seen, wanted = self.seen, self.scenario.workload.watch_ticks
+        if not self._dump(container, running, cycle):
+            return False
+        # Every dump before ended a life of the same pid, and each has its end on record.
+        return self._restore(container, running, cycle, exits_before=cycle)
+
+    def _dump(self, container: Container, running: RunningWorkload, cycle: int) -> bool:
+        """Dump, and see the dumped task gone; True when there is something to restore."""
+        seen = self.seen
         seen.restore = seen.restored = seen.core = seen.fault = seen.exit_status = None
         with self._phase("dump"):
             seen.dump = self.criu(container, restoring=False).dump(
@@ -147,13 +206,18 @@ class ScenarioRun:
             return False
         # CRIU kills the dumped task and does not wait; its end has to be on record before the
         # restored task, which has the same pid, can have one.
-        running.wait_exit(
-            self._limit.within(_OBSERVE_SECONDS, "end of the dumped task"), exits_before=cycle - 1
-        )
+        running.wait_exit(self._observing("the end of the dumped task"), exits_before=cycle - 1)
         declare_criu("criu_dump", self.scenario.criu_dump, seen.dump, seen)
-        before = running.progress(self._limit.within(_OBSERVE_SECONDS, "ticks before the restore"))
-        seen.ticks_before, seen.ticks_wanted = before.ticks, wanted
+        before = running.progress(self._observing("ticks before the restore"))
+        seen.ticks_before, seen.ticks_wanted = before.ticks, self.scenario.workload.watch_ticks
         self.between(container, cycle)
+        return True
+
+    def _restore(
+        self, container: Container, running: RunningWorkload, cycle: int, *, exits_before: int
+    ) -> bool:
+        """Restore and watch; True when the task lives on."""
+        seen, workload = self.seen, self.scenario.workload
         with self._phase("restore"):
             seen.restore = self.criu(container, restoring=True).restore(
                 self._limit.within(_RESTORE_SECONDS, "restore"), cycle=cycle
@@ -164,19 +228,18 @@ class ScenarioRun:
             return False
         with self._phase("watch"):
             if seen.restore.returncode == 0:
-                limit = wanted * (self.scenario.workload.tick_seconds + _TICK_GRACE_SECONDS)
-                goal = seen.ticks_before + wanted
+                limit = workload.watch_ticks * (workload.tick_seconds + _TICK_GRACE_SECONDS)
+                goal = seen.ticks_before + workload.watch_ticks
             else:
                 # Nothing should run, but a task that died while it was let go is still being recorded.
                 limit, goal = _LAST_WORDS_SECONDS, sys.maxsize
-            # Every dump before ended a life of the same pid, and each has its end on record.
             progress = running.wait_progress(
                 goal,
                 self._limit.within(limit, "progress after the restore"),
-                exits_before=cycle,
+                exits_before=exits_before,
             )
         seen.ticks_after = progress.ticks
-        ends = progress.exits[cycle:]
+        ends = progress.exits[exits_before:]
         seen.exit_status = ends[-1] if ends else None
         self._observe_restored(container, running)
         # The next cycle overwrites what this one observed: it has to have been in order.
@@ -189,7 +252,7 @@ class ScenarioRun:
 
     def _observe_restored(self, container: Container, running: RunningWorkload) -> None:
         seen = self.seen
-        deadline = self._limit.within(_OBSERVE_SECONDS, "observing the restored task")
+        deadline = self._observing("the restored task")
         if seen.exit_status is not None:
             self._observe_death(container.machine, running.pid, deadline)
         elif seen.restore and seen.restore.returncode == 0:

@@ -12,11 +12,12 @@ from harness.guest.container import IMAGES, Container
 from harness.guest.probe import SALT
 from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
-from harness.machines.qemu import QemuMachine
+from harness.machines.template import Template
 from harness.pytest_plugin import RunScenario
 from harness.reporting.jsonl import append_result
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.run import ScenarioRun
+from harness.scenario.site import Site
 
 KEY_SIZE = 16
 
@@ -30,9 +31,9 @@ class KeepsTheKeys(ScenarioRun):
 
     keys: bytes = b""
 
-    def _in_clone(self, machine: QemuMachine, facts: dict[str, str]) -> None:  # type: ignore[override]
-        super()._in_clone(machine, facts)
-        type(self).keys = machine.read_file(f"{IMAGES}/pac-keys.img", seconds(20))
+    def _in_clone(self, site: Site, target: Template) -> None:
+        super()._in_clone(site, target)
+        type(self).keys = site.machine.read_file(f"{IMAGES}/pac-keys.img", seconds(20))
 
 
 def variants(key: bytes) -> list[bytes]:

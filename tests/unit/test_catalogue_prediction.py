@@ -38,7 +38,9 @@ def cell(
 ) -> Scenario:
     source, _, target = cpu.partition(":")
     old, _, new = kernel.partition(":")
-    booted, other = (dataclasses.replace(KERNELS["6.1"], name=name) for name in (old, new or old))
+    booted, other = (
+        KERNELS.get(name) or dataclasses.replace(KERNELS["6.1"], name=name) for name in (old, new or old)
+    )
     return Scenario(
         source=MachineSpec(cpu=CPUS[source], kernel=booted),
         target=MachineSpec(cpu=CPUS[target or source], kernel=other),
@@ -93,6 +95,7 @@ def test_the_cpu_decides_the_signal_of_the_stock_arm(cpu: str, outcome: Outcome)
         ("neoverse-n1:neoverse-n2", (NATIVE, NATIVE), KeyModule.NONE, Outcome.FPAC_FAULT),
         ("neoverse-n1:neoverse-v1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.RESTORE_REFUSED),
         ("max-qarma5:max", (NATIVE, NATIVE), KeyModule.NONE, Outcome.FPAC_FAULT),
+        ("neoverse-v1:max", (NATIVE, NATIVE), KeyModule.NONE, Outcome.SURVIVED),
         ("max-qarma5:max", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.RESTORE_REFUSED),
         ("neoverse-n2:neoverse-v1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.SURVIVED),
         ("neoverse-v1", (STOCK, NATIVE), KeyModule.NONE, Outcome.SIGNED_PC_FAULT),
@@ -104,11 +107,19 @@ def test_across_machines_and_versions(
     assert predict(cell(cpu, criu=criu, module=module)).outcome is outcome
 
 
+def test_wider_addresses_leave_fewer_bits_to_a_code_where_the_kernel_uses_them() -> None:
+    pair = "neoverse-v1:max"
+    assert predict(cell(pair, kernel="6.12", criu=(NATIVE, NATIVE))).outcome is Outcome.FPAC_FAULT
+    assert predict(cell(pair, kernel="6.12", criu=(NATIVE, NATIVE), module=KeyModule.PLUGIN)).outcome is (
+        Outcome.RESTORE_REFUSED
+    )
+
+
 def test_the_facts_behind_a_prediction() -> None:
     stock = predict(cell())
     assert stock.signed_pointers_live
     assert stock.target_authenticates
-    assert stock.same_algorithm
+    assert stock.same_codes
     assert not stock.keys_reach_target
     assert not stock.fpac
     assert "do not reach" in stock.why

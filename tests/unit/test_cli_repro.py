@@ -117,7 +117,7 @@ def test_the_record_repeats_the_run_without_choices_left(lab: FakeLab, tmp_path:
     assert cli.main(["repro", "--results", "out", "--control"]) == 0
     command = (tmp_path / "out" / "command.txt").read_text().strip()
     assert command == (
-        "criu-pac repro --cpu neoverse-v1 --criu 3.17.1:3.17.1 --base debian-13 "
+        "criu-pac repro --cpu neoverse-v1 --kernel 6.1 --criu 3.17.1 --base debian-13 "
         "--workload python-sleeper --driver criu --timeout 120 --control"
     )
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -2,22 +2,26 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from harness.catalogue.cpus import CPUS
+from harness.catalogue.kernels import KERNELS
 from harness.catalogue.outcome import Outcome
-from harness.catalogue.scenario import KeyModule, Scenario
+from harness.catalogue.scenario import KeyModule, MachineSpec, Scenario
 from harness.core.deadline import Deadline
 from harness.core.errors import MachineError
 from harness.guest.container import Container
 from harness.guest.probe import PROBE
-from harness.guest.probe_results import KeyFingerprints, ThreadsReport, parse
+from harness.guest.probe_results import KeyFingerprints, MachineFacts, ThreadsReport, parse
 from harness.guest.workload import RunningWorkload
 from harness.machines.fake import FakeMachine
+from harness.machines.qemu import QemuMachine
 from harness.scenario.fake_results import C_FRAMES, SLEEPER, arms
 from harness.scenario.observation import Observation, decide
-from harness.scenario.premises import PremiseObserver, declare_keys_change
+from harness.scenario.premises import PremiseObserver, declare_keys_change, is_cpu, is_kernel
+from harness.scenario.site import Site
 
 IN_CONTAINER = ("nsenter", "-t", "412", "-a", "--", PROBE)
 MASK = "0x007f000000000000"
@@ -51,7 +55,13 @@ def machine_json(*, paca: bool, signed_lr: bool) -> str:
     facts = pac_json("a" if paca else None)
     del facts["keys"]
     facts |= {"hwcap": "0x00000000cfffffff", "hwcap2": MASK, "paca": paca, "pacg": paca, "apa": 0, "api": 3}
-    facts |= {"apa3": 0, "algorithm": "impdef", "fpac": False, "midr": MASK, "page_size": 4096}
+    facts |= {
+        "apa3": 0,
+        "algorithm": "impdef" if paca else "none",
+        "fpac": False,
+        "midr": MASK,
+        "page_size": 4096,
+    }
     return json.dumps(facts | {"keys_readable": paca, "signed_lr": signed_lr, "release": "6.1.0"})
 
 
@@ -98,10 +108,12 @@ def observe(scenario: Scenario, machine: FakeMachine, **facts: str) -> Observati
     seen, container = Observation(), Container(machine, "412")
     soon = Deadline.after(30, "observing the premises")
     known = FACTS | {name.replace("_", " "): value for name, value in facts.items()}
-    observer = PremiseObserver(scenario, container, known, seen)
-    observer.observe_machine(soon)
+    site = Site(machine=cast("QemuMachine", machine), container=container, facts=known)
+    observer = PremiseObserver(scenario, seen)
+    observer.observe_source(site, soon)
+    observer.observe_target(site, soon)
     running = RunningWorkload(container=container, workload=scenario.workload, pid=35)
-    observer.observe_workload(running, soon)
+    observer.observe_workload(running, site, soon)
     return seen
 
 
@@ -110,14 +122,14 @@ def observed(seen: Observation) -> dict[str, bool | None]:
 
 
 ALL = (
-    *("source_pac", "target_pac", "kernel", "positive_control", "interpreter_protected", "libc_protected"),
-    *("signed_frames_live", "keys_change"),
+    *(f"{side}_{what}" for side in ("source", "target") for what in ("pac", "kernel", "cpu", "control")),
+    *("interpreter_protected", "libc_protected", "signed_frames_live", "keys_change"),
 )
 
 
 def test_every_premise_of_the_bug_is_seen() -> None:
     seen = observe(STOCK, guest())
-    assert observed(seen) == dict.fromkeys(ALL, True) | {"fpac": False}
+    assert observed(seen) == dict.fromkeys(ALL, True)
     assert all(premise.holds for premise in seen.premises.values())
     assert seen.fresh is not None
     assert (seen.fresh.fingerprint, seen.frames) == ("f", 3)
@@ -179,8 +191,9 @@ def test_a_machine_other_than_declared_is_invalid(scenario: Scenario, *, pac: bo
 )
 def test_the_positive_control(scenario: Scenario, fresh: str, own: str, *, holds: bool) -> None:
     seen = observe(scenario, guest(), control_fresh_keys=fresh, control_own_keys=own)
-    control = seen.premises["positive_control"]
-    assert (control.declared, control.observed, control.holds) == (True, holds, holds)
+    for side in ("source", "target"):
+        control = seen.premises[f"{side}_control"]
+        assert (control.declared, control.observed, control.holds) == (True, holds, holds)
 
 
 @pytest.mark.parametrize(("protected", "found"), [("True", True), ("False", False), ("", None)])
@@ -225,6 +238,30 @@ def test_a_control_that_signs_nothing_must_have_no_signed_frame() -> None:
     assert all(one.holds for one in observe(UNPROTECTED, guest(frames=0), **facts).premises.values())
     seen = observe(UNPROTECTED, guest(frames=1), **facts)
     assert [name for name, one in seen.premises.items() if not one.holds] == ["signed_frames_live"]
+
+
+def facts_of(**changes: Any) -> MachineFacts:
+    found = parse(MachineFacts, "machine", machine_json(paca=True, signed_lr=True))
+    return dataclasses.replace(found, **changes)
+
+
+def test_the_cpu_is_the_one_of_the_catalogue() -> None:
+    v1 = STOCK.source
+    assert is_cpu(facts_of(), v1) is True
+    assert is_cpu(facts_of(algorithm=None), v1) is None, "a kernel that hides ID registers"
+    assert is_cpu(facts_of(algorithm="qarma5"), v1) is False
+    assert is_cpu(facts_of(fpac=True), v1) is False
+    assert is_cpu(facts_of(insn_mask=0x0070_0000_0000_0000), v1) is False
+    wide = MachineSpec(cpu=CPUS["max"], kernel=KERNELS["6.12"])
+    assert is_cpu(facts_of(fpac=True, insn_mask=0x0070_0000_0000_0000), wide) is True
+    assert is_cpu(facts_of(fpac=True), wide) is False
+
+
+def test_a_kernel_is_told_by_its_series_and_not_by_the_beginning_of_its_number() -> None:
+    six = KERNELS["6.1"]
+    assert is_kernel("6.1.0-50-cloud-arm64", six)
+    assert is_kernel("6.1-rc1", six)
+    assert not is_kernel("6.12.117+deb13-cloud-arm64", six)
 
 
 def keys(name: str) -> KeyFingerprints:

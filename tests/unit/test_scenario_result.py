@@ -131,15 +131,6 @@ def test_a_mistake_of_the_user_is_an_exception(tmp_path: Path) -> None:
         _run(arms()[0], UsageError("no such base"), tmp_path).run()
 
 
-def test_another_target_machine_is_not_built_yet(tmp_path: Path) -> None:
-    stock = arms()[0]
-    target = MachineSpec(cpu=arms("neoverse-n2")[0].scenario.source.cpu, kernel=stock.scenario.source.kernel)
-    scenario = dataclasses.replace(stock.scenario, target=target)
-    lab = cast("Lab", BrokenLab(MachineDiedError("never asked")))
-    with pytest.raises(UsageError, match="another machine"):
-        run_scenario("x", scenario, cast("PreparedBase", None), lab, RunOptions(results=tmp_path))
-
-
 def _watch(frames: int) -> WatchReport:
     returned = tuple(Frame(address=16 * at, lr=PC | MASK, stripped=PC, signed=True) for at in range(frames))
     return WatchReport(
@@ -226,3 +217,12 @@ def test_the_dirty_bits_are_those_of_the_named_register() -> None:
     assert DIRTY.pc is not None
     assert DIRTY.pac_mask is not None
     assert DIRTY.pac_bits == DIRTY.pc & DIRTY.pac_mask
+
+
+def test_a_scenario_between_machines_has_one_cycle(tmp_path: Path) -> None:
+    stock = arms()[0]
+    target = MachineSpec(cpu=arms("neoverse-n2")[0].scenario.source.cpu, kernel=stock.scenario.source.kernel)
+    scenario = dataclasses.replace(stock.scenario, target=target, cycles=2)
+    lab = cast("Lab", BrokenLab(MachineDiedError("never asked")))
+    with pytest.raises(UsageError, match="one cycle"):
+        run_scenario("x", scenario, cast("PreparedBase", None), lab, RunOptions(results=tmp_path))
