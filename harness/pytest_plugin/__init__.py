@@ -12,8 +12,9 @@ import pytest
 from harness.catalogue.bases import base as base_named
 from harness.catalogue.cpus import DEFAULT_CPU
 from harness.catalogue.cpus import cpu as cpu_named
-from harness.catalogue.criu_builds import DEFAULT_CRIU
+from harness.catalogue.criu_builds import DEFAULT_CRIU, criu_build
 from harness.catalogue.kernels import DEFAULT_KERNEL
+from harness.catalogue.kernels import kernel as kernel_named
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
 from harness.core.rundir import sweep
@@ -28,9 +29,15 @@ from harness.scenario.run import ScenarioRun
 RunScenario = Callable[..., ScenarioResult]
 
 
+_MARKER = (
+    "machine(cpu=NAME, kernel=NAME, base=NAME, criu=[NAME, ...]): the machine the test runs in; "
+    "SRC:DST for cpu or kernel restores on another one, criu lists the builds in it"
+)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker that chooses a test's machine."""
-    config.addinivalue_line("markers", "machine(cpu=NAME, base=NAME): the machine the test runs in")
+    config.addinivalue_line("markers", _MARKER)
 
 
 @pytest.fixture(scope="session")
@@ -49,51 +56,68 @@ def lab(provision: Provision) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def machine_kind(lab: Lab, provision: Provision, request: pytest.FixtureRequest) -> MachineKind:
-    """Return the machine of the test's ``machine(cpu=..., base=...)`` marker, its template made."""
+def machine_kinds(
+    lab: Lab, provision: Provision, request: pytest.FixtureRequest
+) -> tuple[MachineKind, MachineKind]:
+    """Return source and target of the test's ``machine`` marker, mostly the same, their templates made."""
     marker = request.node.get_closest_marker("machine")
     wanted = marker.kwargs if marker else {}
-    kind = MachineKind(
-        cpu=cpu_named(wanted.get("cpu", DEFAULT_CPU.name)),
-        kernel=DEFAULT_KERNEL,
-        base=prepare_base(base_named(wanted.get("base", "debian-13")), provision),
-        builds=(DEFAULT_CRIU,),
+    base = prepare_base(base_named(wanted.get("base", "debian-13")), provision)
+    builds = tuple(criu_build(name) for name in wanted.get("criu", [DEFAULT_CRIU.name]))
+    cpus = wanted.get("cpu", DEFAULT_CPU.name).split(":")
+    kernels = wanted.get("kernel", DEFAULT_KERNEL.name).split(":")
+    source, target = (
+        MachineKind(cpu=cpu_named(cpus[at]), kernel=kernel_named(kernels[at]), base=base, builds=builds)
+        for at in (0, -1)
     )
-    lab.template(kind)
-    return kind
+    for kind in (source, target):
+        lab.template(kind)
+    return source, target
+
+
+@pytest.fixture
+def machine_kind(machine_kinds: tuple[MachineKind, MachineKind]) -> MachineKind:
+    """Return the machine of the test's ``machine`` marker (the source, of two), its template made."""
+    return machine_kinds[0]
 
 
 @pytest.fixture
 def run_scenario(
-    lab: Lab, machine_kind: MachineKind, tmp_path: Path, request: pytest.FixtureRequest
+    lab: Lab,
+    machine_kinds: tuple[MachineKind, MachineKind],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> RunScenario:
-    """Return a function that runs one scenario on the test's machine and gives its result.
+    """Return a function that runs one scenario on the test's machines and gives its result.
 
-    Its parameters: ``module`` (KeyModule), ``workload`` (a name), ``cycles``, ``runner`` (a
+    Its parameters: ``module`` (KeyModule), ``criu`` ("NAME" or "DUMP:RESTORE", of those in the
+    machines; default: the first of them), ``workload`` (a name), ``cycles``, ``runner`` (a
     ScenarioRun class). An infrastructure error fails the test as such.
     """
+    source, target = machine_kinds
 
     def run(
         module: KeyModule = KeyModule.NONE,
         *,
+        criu: str = source.builds[0].name,
         workload: str = "python-sleeper",
         cycles: int = 1,
         runner: type[ScenarioRun] = ScenarioRun,
     ) -> ScenarioResult:
-        spec = MachineSpec(cpu=machine_kind.cpu, kernel=machine_kind.kernel)
+        names = criu.split(":")
         scenario = Scenario(
-            source=spec,
-            target=spec,
-            criu_dump=DEFAULT_CRIU,
-            criu_restore=DEFAULT_CRIU,
+            source=MachineSpec(cpu=source.cpu, kernel=source.kernel),
+            target=MachineSpec(cpu=target.cpu, kernel=target.kernel),
+            criu_dump=criu_build(names[0]),
+            criu_restore=criu_build(names[-1]),
             module=module,
             workload=load_workload(workload),
-            base=machine_kind.base.base,
+            base=source.base.base,
             driver=Driver.CRIU,
             cycles=cycles,
         )
-        options = RunOptions(results=tmp_path, command=f"pytest {request.node.nodeid}")
-        result = runner(scenario.slug, scenario, machine_kind.base, lab, options).run()
+        options = RunOptions(results=tmp_path, command=f"pytest {request.node.nodeid}", builds=source.builds)
+        result = runner(scenario.slug, scenario, source.base, lab, options).run()
         assert result.outcome is not Outcome.INFRA_ERROR, result.reason
         return result
 

@@ -24,11 +24,13 @@ class Observation:
     ``machine`` and ``template`` are what the machine and its preparation were seen to be.
     ``held`` is the task before the first dump, ``restored`` after the last restore (a ptrace
     stop), ``core`` and ``fault`` its death. ``exit_status`` is a raw wait status. ``carrier``:
-    the scenario has something that should carry the keys.
+    the scenario has something that should carry the keys. ``auth_off``: it should have switched
+    authentication off in the restored task.
     """
 
     premises: dict[str, Premise] = field(default_factory=dict)
     carrier: bool = False
+    auth_off: bool = False
     machine: MachineFacts | None = None
     template: Facts = field(default_factory=dict)
     held: ThreadsReport | None = None
@@ -89,11 +91,14 @@ class Observation:
         return before == after
 
     def masks_equal(self) -> bool | None:
-        """Whether every thread kept its enabled-keys mask; None if unread or the task died."""
+        """Whether every thread has the enabled-keys mask it should have; None if unread or the task died.
+
+        That is the one it was dumped with, or none enabled where authentication should be off.
+        """
         if not (self.held and self.restored):
             return None
-        before = {thread.nstid: thread.enabled_keys for thread in self.held.threads}
-        return before == {thread.nstid: thread.enabled_keys for thread in self.restored.threads}
+        wanted = {thread.nstid: 0 if self.auth_off else thread.enabled_keys for thread in self.held.threads}
+        return wanted == {thread.nstid: thread.enabled_keys for thread in self.restored.threads}
 
     def registers(self) -> Registers:
         """Return PC and LR of the dead task with the PAC bits in them, or of the live one."""
@@ -200,7 +205,7 @@ def _life(seen: Observation) -> tuple[Outcome, str]:
     if seen.carrier and seen.keys_equal() is False:
         return Outcome.STATE_LOST, "alive, but with other keys than it was dumped with"
     if seen.carrier and seen.masks_equal() is False:
-        return Outcome.STATE_LOST, "alive, but with other enabled keys than it was dumped with"
+        return Outcome.STATE_LOST, "alive, but with other enabled keys than it should have"
     return Outcome.SURVIVED, f"it made {progressed} ticks after the restore"
 
 

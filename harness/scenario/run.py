@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.catalogue.known_issues import known_issue
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.prediction import predict
-from harness.catalogue.scenario import Scenario
+from harness.catalogue.scenario import KeyModule, Scenario
 from harness.catalogue.verdict import judge
 from harness.core import steps
 from harness.core.deadline import Deadline
@@ -39,7 +39,9 @@ log = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
 _DUMP_SECONDS = 45.0
-_RESTORE_SECONDS = 45.0
+# A restore takes less time than its dump; the dump tells how fast the machine is at the moment.
+_RESTORE_PER_DUMP = 20
+_RESTORE_LEAST_SECONDS = 15.0
 _OBSERVE_SECONDS = 30.0
 _MOVE_SECONDS = 60.0
 _LAST_WORDS_SECONDS = 2.0
@@ -60,7 +62,10 @@ class ScenarioRun:
         self.options = options
         self.seen = Observation(
             carrier=scenario.module.loaded
-            or (scenario.criu_dump.native_keys and scenario.criu_restore.native_keys)
+            or (scenario.criu_dump.native_keys and scenario.criu_restore.native_keys),
+            auth_off=scenario.module is KeyModule.PLUGIN_DISABLE_AUTH
+            and scenario.target.cpu.pac
+            and not scenario.source.cpu.pac,
         )
         self.phases: dict[str, float] = {}
         self._limit = Deadline.after(options.timeout, f"arm {arm}")  # set again when the clone is made
@@ -96,7 +101,8 @@ class ScenarioRun:
         cell = self.scenario
         if cell.crosses_machines and cell.cycles != 1:
             raise UsageError("a scenario from one machine to another has one cycle")
-        builds = tuple({build.name: build for build in (cell.criu_dump, cell.criu_restore)}.values())
+        wanted = (cell.criu_dump, cell.criu_restore, *self.options.builds)
+        builds = tuple({build.name: build for build in wanted}.values())
         with self._phase("template"):
             source, target = (
                 self.lab.template(
@@ -220,7 +226,7 @@ class ScenarioRun:
         seen, workload = self.seen, self.scenario.workload
         with self._phase("restore"):
             seen.restore = self.criu(container, restoring=True).restore(
-                self._limit.within(_RESTORE_SECONDS, "restore"), cycle=cycle
+                self._limit.within(self._restore_seconds(), "restore"), cycle=cycle
             )
         self._check_limit(seen.restore)
         declare_criu("criu_restore", self.scenario.criu_restore, seen.restore, seen)
@@ -244,6 +250,10 @@ class ScenarioRun:
         self._observe_restored(container, running)
         # The next cycle overwrites what this one observed: it has to have been in order.
         return decide(seen)[0] is Outcome.SURVIVED
+
+    def _restore_seconds(self) -> float:
+        dump = self.seen.dump.seconds if self.seen.dump else 0.0
+        return max(_RESTORE_LEAST_SECONDS, _RESTORE_PER_DUMP * dump)
 
     def _check_limit(self, call: CriuRun) -> None:
         """Raise DeadlineError for a call cut short by the time of the whole arm: it says nothing of CRIU."""

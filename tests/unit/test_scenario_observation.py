@@ -341,6 +341,9 @@ def test_masks_are_compared_thread_by_thread() -> None:
     assert survivor(restored=report(thread(35, enabled_keys=0x3))).masks_equal() is False
     assert survivor(restored=report()).masks_equal() is False
     assert survivor(restored=None).masks_equal() is None
+    off = survivor(auth_off=True, restored=report(thread(35, enabled_keys=0)))
+    assert off.masks_equal() is True
+    assert survivor(auth_off=True).masks_equal() is False, "it still authenticates"
 
 
 def frame(address: int, lr: int, *, signed: bool = True) -> Frame:
