@@ -12,19 +12,41 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from harness.core.errors import StorageError
 
 KEY_FILE_NAME = "pac-keys.img"
-VERSION = 1
+VERSION = 2
 MAX_THREADS = 4194304
 ALL_KEYS_ENABLED = 0xF
 
 _MAGIC = b"CRPACKEY"
 _PREFIX = struct.Struct("<8sI")  # magic, version: the part every version has
-# magic, version, header size, record size, threads, flags, 4 reserved, data mask, insn mask,
-# 16 reserved, hash of pstree.img, kernel release, 32 reserved
-_HEADER = struct.Struct("<8sIIIII4sQQ16s32s64s32s")
+_HEADER = struct.Struct("<8sIIIII4sQQQ8s32s64sQQ16s")
+
+
+class _Header(NamedTuple):
+    """The fields of _HEADER by name."""
+
+    magic: bytes
+    version: int
+    header_size: int
+    record_size: int
+    threads: int
+    flags: int
+    pad1: bytes
+    data_mask: int
+    insn_mask: int
+    midr: int
+    pad2: bytes
+    pstree: bytes
+    release: bytes
+    address_probe: int
+    generic_probe: int
+    pad3: bytes
+
+
 # tid, tgid, flags, 4 reserved, enabled keys, 8 reserved, PACA, PACG, 16 reserved, hash of the core image
 _RECORD = struct.Struct("<III4sQ8s64s16s16s32s")
 _DIGEST_SIZE = 32
@@ -106,12 +128,20 @@ class ThreadKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFile:
-    """A whole, valid key file; masks are the PAC bits of a pointer, zero on a machine without PAC."""
+    """A whole, valid key file; masks are the PAC bits of a pointer, zero on a machine without PAC.
+
+    ``midr`` is MIDR_EL1 of the dumping CPU, 0 where it could not be read. The probes are what a
+    fixed, public key made of a fixed pointer (pacia1716) and of fixed data (pacga) there: equal on
+    two machines exactly where all codes are; 0 without that kind of authentication.
+    """
 
     address_auth: bool
     generic_auth: bool
     data_mask: int
     insn_mask: int
+    midr: int
+    address_probe: int
+    generic_probe: int
     kernel_release: str
     pstree_sha256: str
     threads: tuple[ThreadKeys, ...]
@@ -151,27 +181,29 @@ def parse_key_file(data: bytes) -> KeyFile:
     body, checksum = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
     if not hmac.compare_digest(hashlib.sha256(body).digest(), checksum):
         raise KeyFileError(Problem.BAD_CHECKSUM)
-    (_, _, _, _, _, raw_flags, pad1, data_mask, insn_mask, pad2, pstree, release, pad3) = _HEADER.unpack_from(
-        data
-    )
-    pac = bool(raw_flags & MachineFlag.ADDRESS_AUTH)
+    header = _Header._make(_HEADER.unpack_from(data))
+    pac = bool(header.flags & MachineFlag.ADDRESS_AUTH)
     if (
-        raw_flags > sum(MachineFlag)
-        or {pac} != {bool(data_mask), bool(insn_mask)}
-        or release[-1] != 0
-        or any(pad1 + pad2 + pad3)
+        header.flags > sum(MachineFlag)
+        or {pac} != {bool(header.data_mask), bool(header.insn_mask), bool(header.address_probe)}
+        or (header.generic_probe and not header.flags & MachineFlag.GENERIC_AUTH)
+        or header.release[-1] != 0
+        or any(header.pad1 + header.pad2 + header.pad3)
     ):
         raise KeyFileError(Problem.BAD_HEADER)
-    flags = MachineFlag(raw_flags)
+    flags = MachineFlag(header.flags)
     if MachineFlag.BOUND not in flags:
         raise KeyFileError(Problem.UNBOUND)
     return KeyFile(
         address_auth=pac,
         generic_auth=MachineFlag.GENERIC_AUTH in flags,
-        data_mask=data_mask,
-        insn_mask=insn_mask,
-        kernel_release=release.partition(b"\0")[0].decode("utf-8", "replace"),
-        pstree_sha256=pstree.hex(),
+        data_mask=header.data_mask,
+        insn_mask=header.insn_mask,
+        midr=header.midr,
+        address_probe=header.address_probe,
+        generic_probe=header.generic_probe,
+        kernel_release=header.release.partition(b"\0")[0].decode("utf-8", "replace"),
+        pstree_sha256=header.pstree.hex(),
         threads=tuple(_threads(body[_HEADER.size :], flags)),
     )
 
@@ -185,10 +217,11 @@ def _check_layout(data: bytes) -> None:
         raise KeyFileError(Problem.BAD_VERSION)
     if len(data) < _HEADER.size:
         raise KeyFileError(Problem.TRUNCATED)
-    _, _, header_size, record_size, threads, *_ = _HEADER.unpack_from(data)
-    if (header_size, record_size) != (_HEADER.size, _RECORD.size) or not 1 <= threads <= MAX_THREADS:
+    header = _Header._make(_HEADER.unpack_from(data))
+    sizes = (header.header_size, header.record_size)
+    if sizes != (_HEADER.size, _RECORD.size) or not 1 <= header.threads <= MAX_THREADS:
         raise KeyFileError(Problem.BAD_LAYOUT)
-    size = _HEADER.size + threads * _RECORD.size + _DIGEST_SIZE
+    size = _HEADER.size + header.threads * _RECORD.size + _DIGEST_SIZE
     if len(data) < size:
         raise KeyFileError(Problem.TRUNCATED)
     if len(data) > size:

@@ -1,5 +1,7 @@
 """The key module in a real CRIU: what it refuses, and that nothing is restored then."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.catalogue.outcome import Outcome
@@ -22,6 +24,11 @@ class WithoutKeyFile(ScenarioRun):
         in_guest(container, f"rm {KEY_FILE}")
 
 
+class WithUnfinishedKeyFile(ScenarioRun):
+    def between(self, container: Container, cycle: int) -> None:
+        in_guest(container, f"mv {KEY_FILE} {KEY_FILE}.tmp")
+
+
 class WithTruncatedKeyFile(ScenarioRun):
     def between(self, container: Container, cycle: int) -> None:
         in_guest(container, f"truncate -s -16 {KEY_FILE}")
@@ -40,10 +47,20 @@ class WithForeignKeyFile(ScenarioRun):
         in_guest(container, f"cp {KEY_FILE} {kept}" if cycle == 1 else f"cp {kept} {KEY_FILE}; rm {kept}")
 
 
+def test_images_without_a_key_file_are_restored_as_before_with_a_warning(
+    run_scenario: RunScenario, tmp_path: Path
+) -> None:
+    result = run_scenario(KeyModule.PLUGIN, runner=WithoutKeyFile)
+
+    assert result.outcome is Outcome.SIGNED_PC_FAULT, "no key came from anywhere"
+    log = (tmp_path / str(result.evidence) / "restore.log").read_text()
+    assert log.count("pac-key-module: warning: no pac-keys.img in the images directory") == 1
+
+
 @pytest.mark.parametrize(
     ("runner", "cycles", "words"),
     [
-        (WithoutKeyFile, 1, "no pac-keys.img in the images directory"),
+        (WithUnfinishedKeyFile, 1, "pac-keys.img.tmp is the unfinished key file"),
         (WithTruncatedKeyFile, 1, "truncated"),
         (WithFlippedBit, 1, "damaged"),
         (WithForeignKeyFile, 2, "belongs to another dump"),

@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Stands where CRIU stands: exports what the plugin imports, stops a real process with real
- * threads by ptrace, and calls the plugin in CRIU 3.17's order. Only the register sets are
- * played (regsets.c is left out): FAKE_PAC=1 gives the machine PAC, FAKE_NO_MASK=1 takes the
- * enabled-keys set away, FAKE_FAIL=read|write lets the real tasks' sets fail.
- *   fake validate DIR     init of the restore stage only
- *   fake cycle DIR        dump, then restore into the same stopped tasks
+ * threads by ptrace, and calls the plugin in CRIU's order: 3.17's, or with 12 hooks and more 4.0's.
+ * Only the machine is played (regsets.c and arm64.c are left out):
+ *   FAKE_PAC=1               it has PAC        FAKE_NO_MASK=1      and no enabled-keys set
+ *   FAKE_ALGORITHM=N         and other codes   FAKE_SIGN=crash     and signing is a fault
+ *   FAKE_MIDR=0xN            its CPU           FAKE_FAIL=read|write  the real tasks' sets fail
+ *   FAKE_MOVED=1             it gets PAC after the dump
+ * and CRIU itself:
+ *   FAKE_RET=N               it fails the dump for reasons of its own
+ *   FAKE_AHEAD=1             a plugin loaded before has a late hook
+ *   FAKE_STRANGER=1          a task that is not traced is to be dumped, too
+ *   FAKE_SHADOWED=1          a plugin loaded before ends the chain of the checkpoint hook
+ * Commands:
+ *   fake validate DIR        init of the restore stage only
+ *   fake cycle DIR           dump, then restore into the same stopped tasks
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -23,6 +32,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "arm64.h"
 #include "regsets.h"
 
 #ifndef FAKE_HOOKS
@@ -34,11 +44,19 @@ struct criu_plugin {
     int (*init)(int stage);
     void (*exit)(int stage, int ret);
     unsigned int version, hook_count;
-    void *hooks[10];
+    void *hooks[16];
 };
 extern struct criu_plugin CR_PLUGIN_DESC;
 
-char cr_plugin_ctl[16 + 16 * FAKE_HOOKS];
+struct list {
+    struct list *next, *prev;
+} cr_plugin_ctl[1 + FAKE_HOOKS];
+#ifdef FAKE_NATIVE
+int arch_ptrace_restore(void)
+{
+    return 0;
+}
+#endif
 static int dir, real_tasks;
 static pid_t task;
 static int a_tree;
@@ -123,8 +141,31 @@ int regset_write(pid_t tid, unsigned int type, const void *from, size_t size)
     for (size_t i = 0; i < size; i++)
         if (type != REGSET_PAC_ENABLED_KEYS && bytes[i] != (uint8_t)tid)
             said("WRONG KEY", tid);
-    said(type == REGSET_PACA_KEYS ? "paca" : type == REGSET_PACG_KEYS ? "pacg" : "enabled", (int)size);
+    if (type == REGSET_PAC_ENABLED_KEYS)
+        printf("enabled %zu to %u\n", size, bytes[0]);
+    else
+        said(type == REGSET_PACA_KEYS ? "paca" : "pacg", (int)size);
     return 0;
+}
+
+uint64_t arm64_midr(void)
+{
+    const char *midr = getenv("FAKE_MIDR");
+
+    return midr ? strtoull(midr, NULL, 0) : 0;
+}
+
+void arm64_stop_and_sign(struct signed_codes *codes, bool generic)
+{
+    const char *algorithm = getenv("FAKE_ALGORITHM");
+
+    kill(getpid(), SIGSTOP);
+    if (getenv("FAKE_SIGN"))
+        raise(SIGILL);
+    for (unsigned int i = 0; i < SIGNED_COUNT; i++)
+        codes->address[i] = i + (algorithm ? strtoull(algorithm, NULL, 0) : 0);
+    codes->generic = generic ? 4711 : 0;
+    _exit(0);
 }
 
 static void *wait_forever(void *unused)
@@ -142,15 +183,37 @@ static void put_image(const char *name)
         _exit(70);
 }
 
-/* A process of three threads, every one of them stopped and traced, its images "written". */
+static pid_t each_thread_of(pid_t process, void (*visit)(pid_t tid))
+{
+    char path[64];
+    struct dirent *entry;
+    DIR *tasks;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", process);
+    tasks = opendir(path);
+    while (tasks && (entry = readdir(tasks)))
+        if (atoi(entry->d_name))
+            visit(atoi(entry->d_name));
+    closedir(tasks);
+    return process;
+}
+
+static void stop_thread(pid_t tid)
+{
+    int status;
+
+    if (ptrace(PTRACE_SEIZE, tid, 0, 0) || ptrace(PTRACE_INTERRUPT, tid, 0, 0))
+        _exit(errno == EPERM ? 77 : 74);
+    waitpid(tid, &status, __WALL);
+}
+
+/* A process of three threads, every one of them stopped and traced. */
 static pid_t stopped_process(void)
 {
-    char path[64], name[64], byte;
-    int ready[2], status;
-    struct dirent *entry;
     pthread_t thread;
     pid_t child;
-    DIR *tasks;
+    int ready[2];
+    char byte;
 
     if (pipe(ready) || (child = fork()) < 0)
         _exit(71);
@@ -163,23 +226,53 @@ static pid_t stopped_process(void)
     }
     if (read(ready[0], &byte, 1) != 1)
         _exit(73);
-    snprintf(path, sizeof(path), "/proc/%d/task", child);
-    tasks = opendir(path);
-    while (tasks && (entry = readdir(tasks))) {
-        pid_t tid = atoi(entry->d_name);
+    return each_thread_of(child, stop_thread);
+}
 
-        if (!tid)
-            continue;
-        if (ptrace(PTRACE_SEIZE, tid, 0, 0) || ptrace(PTRACE_INTERRUPT, tid, 0, 0))
-            _exit(errno == EPERM ? 77 : 74);
-        waitpid(tid, &status, __WALL);
-        snprintf(name, sizeof(name), "core-%d.img", tid);
-        put_image(name);
+static void put_core(pid_t tid)
+{
+    char name[64];
+
+    snprintf(name, sizeof(name), "core-%d.img", tid);
+    put_image(name);
+}
+
+static int fake_ret(void)
+{
+    return getenv("FAKE_RET") ? atoi(getenv("FAKE_RET")) : 0;
+}
+
+/* Returns what CRIU's dump ends in before exit(). */
+static int checkpoint_devices(void)
+{
+    int (*checkpoint)(int) = (int (*)(int))CR_PLUGIN_DESC.hooks[11];
+    int error;
+
+    if (FAKE_HOOKS < 12 || getenv("FAKE_SHADOWED"))
+        return fake_ret();
+    error = checkpoint(task);
+    if (error == -ENOTSUP && getenv("FAKE_STRANGER"))
+        error = checkpoint(getpid());
+    return error == -ENOTSUP ? fake_ret() : error;
+}
+
+static int dump(void)
+{
+    int error = CR_PLUGIN_DESC.init(0);
+
+    printf("init %d\n", error);
+    if (error)
+        return error;
+    real_tasks = 1;
+    error = checkpoint_devices();
+    if (!error) {
+        each_thread_of(task, put_core);
+        put_image("pstree.img");
+        put_image("inventory.img");
     }
-    closedir(tasks);
-    put_image("pstree.img");
-    put_image("inventory.img");
-    return child;
+    CR_PLUGIN_DESC.exit(0, error);
+    real_tasks = 0;
+    return error;
 }
 
 static int cycle(void)
@@ -189,11 +282,10 @@ static int cycle(void)
 
     task = stopped_process();
     setvbuf(stdout, NULL, _IOLBF, 0);
-
-    printf("init %d\n", CR_PLUGIN_DESC.init(0));
-    real_tasks = 1;
-    CR_PLUGIN_DESC.exit(0, 0);
-    real_tasks = 0;
+    if (dump())
+        return 2;
+    if (getenv("FAKE_MOVED"))
+        setenv("FAKE_PAC", "1", 1);
     printf("init %d\n", CR_PLUGIN_DESC.init(2));
     real_tasks = 1;
     printf("late %d\n", late(task) == -ENOTSUP);
@@ -209,8 +301,12 @@ static int cycle(void)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3 || (dir = open(argv[2], O_RDONLY | O_DIRECTORY)) < 0)
+    if (argc < 3 || (dir = open(argv[2], O_RDONLY | O_DIRECTORY)) < 0)
         return 64;
+    if (CR_PLUGIN_DESC.hook_count > FAKE_HOOKS) /* CRIU refuses such a plugin */
+        return 65;
+    if (getenv("FAKE_AHEAD"))
+        cr_plugin_ctl[10].next = cr_plugin_ctl[10].prev = &cr_plugin_ctl[0];
     if (strcmp(argv[1], "cycle") == 0)
         return cycle();
     return CR_PLUGIN_DESC.init(2) ? 1 : 0;

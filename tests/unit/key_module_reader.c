@@ -43,8 +43,10 @@ static void print_case(const uint8_t *data, size_t size)
 
     printf("%d", status);
     if (status == KEYFILE_OK) {
-        printf(" %u %llu %llu %s", file.header.flags, (unsigned long long)file.header.data_mask,
-               (unsigned long long)file.header.insn_mask, file.header.kernel_release);
+        printf(" %u %llu %llu %llu %llu %llu %s", file.header.flags, (unsigned long long)file.header.data_mask,
+               (unsigned long long)file.header.insn_mask, (unsigned long long)file.header.midr,
+               (unsigned long long)file.header.address_probe, (unsigned long long)file.header.generic_probe,
+               file.header.kernel_release);
         for (uint32_t i = 0; i < file.header.thread_count; i++) {
             keyfile_thread_at(&file, i, &thread);
             if (keyfile_find(&file, thread.tid, &found) || found.tgid != thread.tgid)
@@ -80,6 +82,9 @@ static int write_golden(void)
         .thread_count = 3,
         .data_mask = 0x007f000000000000,
         .insn_mask = 0x007f000000000000,
+        .midr = 0x411fd402,
+        .address_probe = 0x0012345678123456,
+        .generic_probe = 0x9abcdef000000000,
         .kernel_release = "6.1.0-test-arm64",
     };
     static uint8_t file[KEYFILE_HEADER_SIZE + 3 * KEYFILE_RECORD_SIZE + KEYFILE_TRAILER_SIZE];

@@ -84,7 +84,8 @@ def python_line(data: bytes) -> str:
     except KeyFileError as error:
         return str(STATUSES.index(error.problem))
     flags = 1 * file.address_auth | 2 * file.generic_auth | 4
-    words = ["0", str(flags), str(file.data_mask), str(file.insn_mask), file.kernel_release]
+    numbers = (flags, file.data_mask, file.insn_mask, file.midr, file.address_probe, file.generic_probe)
+    words = ["0", *map(str, numbers), file.kernel_release]
     for thread in file.threads:
         bits = (
             1 * thread.has_address_keys | 2 * thread.has_generic_key | 4 * (thread.enabled_keys is not None)
@@ -107,6 +108,8 @@ def test_the_golden_file_says_what_was_put_in() -> None:
     assert (file.address_auth, file.generic_auth) == (True, True)
     assert file.insn_mask == file.data_mask == 0x007F_0000_0000_0000
     assert file.kernel_release == "6.1.0-test-arm64"
+    assert (file.midr, file.address_probe) == (0x411FD402, 0x0012_3456_7812_3456)
+    assert file.generic_probe == 0x9ABC_DEF0_0000_0000
     assert [(one.tid, one.tgid, one.enabled_keys) for one in file.threads] == [
         (1, 1, 15),
         (17, 1, 13),
@@ -158,8 +161,9 @@ def test_both_readers_agree_about_mutations_with_a_good_checksum(c_reader: Reade
     [
         (b"", Problem.TRUNCATED),
         (b"\0" * 8, Problem.BAD_MAGIC),
-        (patched(8, b"\x02"), Problem.BAD_VERSION),
-        (patched(8, b"\x02")[:12], Problem.BAD_VERSION),
+        (patched(8, b"\x01"), Problem.BAD_VERSION),
+        (patched(8, b"\x03"), Problem.BAD_VERSION),
+        (patched(8, b"\x03")[:12], Problem.BAD_VERSION),
         (patched(12, b"\xc1"), Problem.BAD_LAYOUT),
         (patched(16, b"\xa1"), Problem.BAD_LAYOUT),
         (patched(20, bytes(4)), Problem.BAD_LAYOUT),
@@ -174,7 +178,9 @@ def test_both_readers_agree_about_mutations_with_a_good_checksum(c_reader: Reade
         (patched(159, b"x"), Problem.BAD_HEADER),
         (patched(191, b"x"), Problem.BAD_HEADER),
         (patched(24, b"\x03"), Problem.UNBOUND),
-        (patched(24, b"\x05"), Problem.BAD_RECORD),  # a generic key on a machine without
+        (patched(24, b"\x05"), Problem.BAD_HEADER),  # a generic probe on a machine without
+        (patched(160, bytes(8)), Problem.BAD_HEADER),  # no address probe on a machine with PAC
+        (patched(56, b"\x01"), Problem.BAD_HEADER),
         (patched(HEADER, b"\x11"), Problem.BAD_RECORD),  # two threads with one id
         (patched(HEADER, b"\0"), Problem.BAD_RECORD),
         (patched(HEADER + 4, b"\0"), Problem.BAD_RECORD),
@@ -196,7 +202,7 @@ def test_each_rule_has_its_problem_in_both(c_reader: Reader, data: bytes, proble
 def test_a_file_of_a_machine_without_pac_has_threads_without_keys(c_reader: Reader) -> None:
     data = bytearray(GOLDEN[: HEADER + RECORD] + bytes(DIGEST))
     data[20], data[24] = 1, 4
-    data[32:48] = bytes(16)
+    data[32:48] = data[160:176] = bytes(16)
     data[HEADER + 8 : HEADER + 128] = bytes(120)
     whole = sealed(bytes(data))
     file = parse_key_file(whole)

@@ -11,9 +11,12 @@
 
 #define PAC_WEAK __attribute__((weak))
 
-/* CRIU loads a plugin only when both numbers are at most its own. */
+/* CRIU loads a plugin only when this number and its hook count are at most its own. */
 #define CRIU_ABI_VERSION_0_2_0 0x200u
-#define CRIU_HOOKS_WITH_LATE_RESUME 10u /* 3.17 to 3.19; 4.0 and 4.1 have 12, 4.2 has 13 */
+/* 3.15 and 3.16 have 7 hooks; 3.17 to 3.19 10; 4.0 and 4.1 12; 4.2 13. */
+#define CRIU_HOOKS_WITH_LATE_RESUME 10u
+#define CRIU_HOOKS_WITH_CHECKPOINT 12u
+#define CRIU_HOOKS_ROOM 16u
 
 enum criu_stage {
     CRIU_STAGE_DUMP = 0,
@@ -21,8 +24,10 @@ enum criu_stage {
     CRIU_STAGE_RESTORE = 2,
 };
 
-/* Index of the hook that CRIU's master calls for each restored task before it lets it run. */
+/* Called by CRIU's master for each restored task before it lets it run. */
 #define CRIU_HOOK_RESUME_DEVICES_LATE 9
+/* Called by CRIU's master for each task when all of them are stopped; may fail the dump. */
+#define CRIU_HOOK_CHECKPOINT_DEVICES 11
 
 enum criu_log_level {
     CRIU_LOG_ERROR = 1,
@@ -37,20 +42,24 @@ struct criu_plugin {
     void (*exit)(int stage, int ret);
     unsigned int version;
     unsigned int hook_count;
-    void *hooks[CRIU_HOOKS_WITH_LATE_RESUME];
+    void *hooks[CRIU_HOOKS_ROOM]; /* CRIU reads the first hook_count */
 };
 
-/* cr_plugin_ctl: one list head (16 bytes) for the plugins, then one per hook. */
-#define CRIU_LIST_HEAD_SIZE 16u
+/* cr_plugin_ctl: a list of the plugins, then for each hook one of those that have it. */
+struct criu_list_head {
+    struct criu_list_head *next, *prev;
+};
 
 /*
  * Exported by the criu program. All weak: a CRIU without one of them still loads the module,
  * which then refuses with a sentence instead of a message of the dynamic loader.
  */
-PAC_WEAK extern char cr_plugin_ctl[];
+PAC_WEAK extern struct criu_list_head cr_plugin_ctl[];
 PAC_WEAK int criu_get_image_dir(void);
 PAC_WEAK void print_on_level(unsigned int level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* From 4.1 on; its presence tells that CRIU itself restores the keys of each task's leader. */
+PAC_WEAK extern char arch_ptrace_restore[];
 
 /* What CRIU's own roll-back of a failed dump calls, in this order. */
 #define CRIU_TASK_ALIVE 1

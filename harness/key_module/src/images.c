@@ -44,39 +44,55 @@ int image_hash(int dir, const char *name, uint8_t digest[SHA256_SIZE])
     return 0;
 }
 
-static int write_all(int fd, const uint8_t *data, size_t size)
+int image_create_keyfile(int dir)
 {
-    while (size > 0) {
-        ssize_t put = write(fd, data, size);
+    int fd;
+
+    /* A leftover of a killed dump; O_EXCL then makes sure that nobody else's file is written to. */
+    image_discard_keyfile(dir);
+    fd = openat(dir, KEYFILE_TEMPORARY_NAME, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    if (fchmod(fd, 0600)) {
+        int error = errno;
+
+        close(fd);
+        image_discard_keyfile(dir);
+        return -error;
+    }
+    return fd;
+}
+
+int image_store_keyfile(int fd, const uint8_t *data, size_t size)
+{
+    size_t done = 0;
+
+    /* No fsync: CRIU syncs none of the images this file is bound to, and the tasks are frozen. */
+    while (done < size) {
+        ssize_t put = pwrite(fd, data + done, size - done, (off_t)done);
 
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
             return -errno;
-        data += put;
-        size -= (size_t)put;
+        done += (size_t)put;
     }
     return 0;
 }
 
-int image_write_keyfile(int dir, const uint8_t *data, size_t size)
+int image_publish_keyfile(int dir)
 {
-    int fd, error;
+    return renameat(dir, KEYFILE_TEMPORARY_NAME, dir, KEYFILE_NAME) ? -errno : 0;
+}
 
-    /* A leftover of a killed dump; O_EXCL then makes sure that nobody else's file is written to. */
+void image_discard_keyfile(int dir)
+{
     unlinkat(dir, KEYFILE_TEMPORARY_NAME, 0);
-    fd = openat(dir, KEYFILE_TEMPORARY_NAME, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return -errno;
-    /* No fsync: CRIU syncs none of the images this file is bound to, and the tasks are frozen. */
-    error = fchmod(fd, 0600) ? -errno : write_all(fd, data, size);
-    if (close(fd) && !error)
-        error = -errno;
-    if (!error && renameat(dir, KEYFILE_TEMPORARY_NAME, dir, KEYFILE_NAME))
-        error = -errno;
-    if (error)
-        unlinkat(dir, KEYFILE_TEMPORARY_NAME, 0);
-    return error;
+}
+
+int image_keyfile_unfinished(int dir)
+{
+    return faccessat(dir, KEYFILE_TEMPORARY_NAME, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 static int read_whole(int fd, struct secret *into, size_t size)
@@ -123,6 +139,6 @@ int image_read_keyfile(int dir, struct secret *into, size_t *size, mode_t *mode)
 void image_invalidate(int dir)
 {
     unlinkat(dir, "inventory.img", 0);
-    unlinkat(dir, KEYFILE_TEMPORARY_NAME, 0);
+    image_discard_keyfile(dir);
     unlinkat(dir, KEYFILE_NAME, 0);
 }

@@ -19,8 +19,16 @@
 void image_core_name(char name[CORE_IMAGE_NAME_SIZE], uint32_t tid);
 /* Digest of a whole image. Returns 0 or -errno. */
 int image_hash(int dir, const char *name, uint8_t digest[SHA256_SIZE]);
-/* Write the key file, mode 0600, under a temporary name and rename it. Returns 0 or -errno. */
-int image_write_keyfile(int dir, const uint8_t *data, size_t size);
+/* Create the key file, mode 0600, under its temporary name. Returns a descriptor or -errno. */
+int image_create_keyfile(int dir);
+/* Write the whole key file, over what the same descriptor got before. Returns 0 or -errno. */
+int image_store_keyfile(int fd, const uint8_t *data, size_t size);
+/* Give the key file its name. Returns 0 or -errno. */
+int image_publish_keyfile(int dir);
+/* Remove what has the temporary name. */
+void image_discard_keyfile(int dir);
+/* Whether a dump has left its key file unfinished. */
+int image_keyfile_unfinished(int dir);
 /*
  * Read the key file; `size` gets its length and `mode` its permissions. Returns 0 or -errno:
  * -ENOENT when there is none, -EFBIG when it is larger than any key file.

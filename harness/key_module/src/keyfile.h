@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pac-keys.img, format version 1: a header, one record per thread, a SHA-256 of all that.
+ * pac-keys.img, format version 2: a header, one record per thread, a SHA-256 of all that.
  * docs/key-file-format.md is the description; harness/key_module/keyfile.py the other reader.
  */
 #ifndef PAC_KEYFILE_H
@@ -12,7 +12,7 @@
 #include "sha256.h"
 
 #define KEYFILE_NAME "pac-keys.img"
-#define KEYFILE_VERSION 1u
+#define KEYFILE_VERSION 2u
 #define KEYFILE_HEADER_SIZE 192u
 #define KEYFILE_RECORD_SIZE 160u
 #define KEYFILE_TRAILER_SIZE SHA256_SIZE
@@ -54,6 +54,10 @@ struct keyfile_header {
     uint32_t thread_count;
     uint64_t data_mask; /* PAC bits of a data pointer, from NT_ARM_PAC_MASK */
     uint64_t insn_mask; /* PAC bits of a code pointer */
+    uint64_t midr;      /* MIDR_EL1 of the CPU, 0 where it cannot be read */
+    /* What a fixed key makes of a fixed pointer and modifier: equal exactly where codes are. */
+    uint64_t address_probe; /* pacia1716; 0 without address authentication */
+    uint64_t generic_probe; /* pacga; 0 without generic authentication */
     uint8_t pstree_hash[SHA256_SIZE];
     char kernel_release[KEYFILE_RELEASE_SIZE];
 };
@@ -84,6 +88,13 @@ void keyfile_put_thread(uint8_t *record, const struct keyfile_thread *thread);
  * writes header and checksum. KEYFILE_BAD_RECORD: two threads have one tid.
  */
 enum keyfile_status keyfile_finish(uint8_t *data, const struct keyfile_header *header);
+/*
+ * Where the digest of the core image goes in record `index` of a finished file that is not bound
+ * yet; its thread id in `tid`. To be followed by keyfile_bind.
+ */
+uint8_t *keyfile_core_hash(uint8_t *data, uint32_t index, uint32_t *tid);
+/* Bind a finished file to its images and renew the checksum. */
+void keyfile_bind(uint8_t *data, uint32_t thread_count, const uint8_t pstree_hash[SHA256_SIZE]);
 
 /* Check everything that can be checked without the images. */
 enum keyfile_status keyfile_parse(struct keyfile *file, const uint8_t *data, size_t size);

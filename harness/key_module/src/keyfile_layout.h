@@ -16,9 +16,13 @@ enum {
     AT_FLAGS = 24,
     AT_DATA_MASK = 32,
     AT_INSN_MASK = 40,
+    AT_MIDR = 48,
+    AT_HEADER_RESERVED = 56,
     AT_PSTREE_HASH = 64,
     AT_RELEASE = 96,
-    AT_RESERVED_END = 160,
+    AT_ADDRESS_PROBE = 160,
+    AT_GENERIC_PROBE = 168,
+    AT_RESERVED_END = 176,
 };
 
 /* ... and in a record. */

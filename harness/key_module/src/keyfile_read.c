@@ -20,6 +20,9 @@ static void read_header(struct keyfile_header *header, const uint8_t *data)
     header->thread_count = get32(data + AT_THREAD_COUNT);
     header->data_mask = get64(data + AT_DATA_MASK);
     header->insn_mask = get64(data + AT_INSN_MASK);
+    header->midr = get64(data + AT_MIDR);
+    header->address_probe = get64(data + AT_ADDRESS_PROBE);
+    header->generic_probe = get64(data + AT_GENERIC_PROBE);
     memcpy(header->pstree_hash, data + AT_PSTREE_HASH, SHA256_SIZE);
     memcpy(header->kernel_release, data + AT_RELEASE, KEYFILE_RELEASE_SIZE);
 }
@@ -30,12 +33,14 @@ static bool header_is_sane(const struct keyfile_header *header, const uint8_t *d
 
     if (header->flags & ~(KEYFILE_ADDRESS_AUTH | KEYFILE_GENERIC_AUTH | KEYFILE_BOUND))
         return false;
-    if (pac != (header->insn_mask != 0) || pac != (header->data_mask != 0))
+    if (pac != (header->insn_mask != 0) || pac != (header->data_mask != 0) || pac != (header->address_probe != 0))
+        return false;
+    if (!(header->flags & KEYFILE_GENERIC_AUTH) && header->generic_probe)
         return false;
     if (header->kernel_release[KEYFILE_RELEASE_SIZE - 1] != '\0')
         return false;
     return all_zero(data + AT_FLAGS + 4, AT_DATA_MASK - AT_FLAGS - 4) &&
-           all_zero(data + AT_INSN_MASK + 8, AT_PSTREE_HASH - AT_INSN_MASK - 8) &&
+           all_zero(data + AT_HEADER_RESERVED, AT_PSTREE_HASH - AT_HEADER_RESERVED) &&
            all_zero(data + AT_RESERVED_END, KEYFILE_HEADER_SIZE - AT_RESERVED_END);
 }
 

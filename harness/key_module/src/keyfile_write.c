@@ -71,9 +71,15 @@ static void sort_records(uint8_t *records, uint32_t count)
     }
 }
 
+static void seal(uint8_t *data, uint32_t thread_count)
+{
+    size_t body = keyfile_size(thread_count) - KEYFILE_TRAILER_SIZE;
+
+    keyfile_checksum(data, body, data + body);
+}
+
 enum keyfile_status keyfile_finish(uint8_t *data, const struct keyfile_header *header)
 {
-    size_t body = keyfile_size(header->thread_count) - KEYFILE_TRAILER_SIZE;
     uint8_t *records = data + KEYFILE_HEADER_SIZE;
 
     sort_records(records, header->thread_count);
@@ -92,8 +98,26 @@ enum keyfile_status keyfile_finish(uint8_t *data, const struct keyfile_header *h
     put32(data + AT_FLAGS, header->flags);
     put64(data + AT_DATA_MASK, header->data_mask);
     put64(data + AT_INSN_MASK, header->insn_mask);
+    put64(data + AT_MIDR, header->midr);
+    put64(data + AT_ADDRESS_PROBE, header->address_probe);
+    put64(data + AT_GENERIC_PROBE, header->generic_probe);
     memcpy(data + AT_PSTREE_HASH, header->pstree_hash, SHA256_SIZE);
     memcpy(data + AT_RELEASE, header->kernel_release, strnlen(header->kernel_release, KEYFILE_RELEASE_SIZE - 1));
-    keyfile_checksum(data, body, data + body);
+    seal(data, header->thread_count);
     return KEYFILE_OK;
+}
+
+uint8_t *keyfile_core_hash(uint8_t *data, uint32_t index, uint32_t *tid)
+{
+    uint8_t *record = data + KEYFILE_HEADER_SIZE + (size_t)index * KEYFILE_RECORD_SIZE;
+
+    *tid = get32(record + AT_TID);
+    return record + AT_CORE_HASH;
+}
+
+void keyfile_bind(uint8_t *data, uint32_t thread_count, const uint8_t pstree_hash[SHA256_SIZE])
+{
+    memcpy(data + AT_PSTREE_HASH, pstree_hash, SHA256_SIZE);
+    put32(data + AT_FLAGS, get32(data + AT_FLAGS) | KEYFILE_BOUND);
+    seal(data, thread_count);
 }

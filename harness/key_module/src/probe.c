@@ -2,122 +2,177 @@
 #define _GNU_SOURCE
 #include "probe.h"
 
-#include <dlfcn.h>
 #include <errno.h>
-#include <link.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "criu_abi.h"
+#include "arm64.h"
 #include "keyfile.h"
 #include "regsets.h"
 
-/*
- * glibc before 2.34 keeps it in libdl. A weak reference without a library to name is found in
- * whichever CRIU has loaded, and its absence is something the module can report.
- */
-PAC_WEAK extern int dladdr1(const void *address, Dl_info *info, void **extra, int flags);
+/* Of every key of the child while it signs: public, and fixed for ever like what it signs. */
+#define PUBLIC_KEY_BYTE 0xa5
 
-unsigned int probe_hook_count(void)
+struct tracee {
+    pid_t pid;
+    struct signed_codes *codes; /* shared with it */
+};
+
+static int wait_for(pid_t child, int *status)
 {
-    const ElfW(Sym) *symbol = NULL;
-    Dl_info info;
-
-    if (!cr_plugin_ctl || !dladdr1)
-        return 0;
-    if (!dladdr1(cr_plugin_ctl, &info, (void **)&symbol, RTLD_DL_SYMENT) || !symbol || !info.dli_sname)
-        return 0;
-    if (strcmp(info.dli_sname, "cr_plugin_ctl") != 0 || symbol->st_size < CRIU_LIST_HEAD_SIZE)
-        return 0;
-    return (unsigned int)(symbol->st_size / CRIU_LIST_HEAD_SIZE - 1);
-}
-
-/* Fork a child that stops itself as our tracee. Returns its pid or -errno. */
-static pid_t start_tracee(void)
-{
-    int status;
-    pid_t child = fork();
-
-    if (child < 0)
-        return -errno;
-    if (child == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0)
-            kill(getpid(), SIGSTOP);
-        _exit(1);
-    }
-    while (waitpid(child, &status, __WALL) < 0)
+    while (waitpid(child, status, __WALL) < 0)
         if (errno != EINTR)
             return -errno;
-    return WIFSTOPPED(status) ? child : -EPERM;
+    return 0;
 }
 
-static void end_tracee(pid_t child)
+/* Fork a child that stops itself as our tracee. */
+static int start_tracee(struct tracee *child, bool generic)
 {
-    kill(child, SIGKILL);
-    while (waitpid(child, NULL, __WALL) < 0 && errno == EINTR)
-        ;
+    int status = 0, error;
+
+    child->codes = mmap(NULL, sizeof(*child->codes), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (child->codes == MAP_FAILED)
+        return -errno;
+    child->pid = fork();
+    if (child->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0)
+            arm64_stop_and_sign(child->codes, generic);
+        _exit(1);
+    }
+    error = child->pid < 0 ? -errno : wait_for(child->pid, &status);
+    if (!error && !WIFSTOPPED(status))
+        error = -EPERM;
+    if (error)
+        munmap(child->codes, sizeof(*child->codes));
+    return error;
 }
 
-/* Read a set and write the same bytes back. */
-static int round_trip(pid_t child, unsigned int type, uint8_t *bytes, size_t size)
+static void end_tracee(struct tracee *child)
 {
-    int error = regset_read(child, type, bytes, size);
+    int status;
 
-    return error ? error : regset_write(child, type, bytes, size);
+    if (child->pid) {
+        kill(child->pid, SIGKILL);
+        wait_for(child->pid, &status);
+    }
+    munmap(child->codes, sizeof(*child->codes));
+}
+
+/* Read a set and write the public key over it. */
+static int try_keys(pid_t child, unsigned int type, size_t size)
+{
+    uint8_t keys[KEYFILE_PACA_SIZE];
+    int error = regset_read(child, type, keys, size);
+
+    explicit_bzero(keys, sizeof(keys)); /* they are CRIU's own, but keys all the same */
+    memset(keys, PUBLIC_KEY_BYTE, sizeof(keys));
+    return error ? error : regset_write(child, type, keys, size);
+}
+
+static int try_enabled_keys(pid_t child)
+{
+    uint64_t enabled;
+    int error = regset_read(child, REGSET_PAC_ENABLED_KEYS, &enabled, sizeof(enabled));
+
+    enabled = KEYFILE_ENABLED_ALL;
+    return error ? error : regset_write(child, REGSET_PAC_ENABLED_KEYS, &enabled, sizeof(enabled));
+}
+
+/* The kernel answers -EINVAL for a set it does not have. */
+static int optional(int error, bool *present)
+{
+    *present = !error;
+    return error == -EINVAL ? 0 : error;
 }
 
 static int probe_sets(pid_t child, struct machine_pac *machine)
 {
-    uint8_t keys[KEYFILE_PACA_SIZE];
     uint64_t masks[2];
-    int error = regset_read(child, REGSET_PAC_MASK, masks, sizeof(masks));
+    int error = optional(regset_read(child, REGSET_PAC_MASK, masks, sizeof(masks)), &machine->address_auth);
 
-    if (error == -EINVAL) /* the kernel offers this set exactly where the CPU authenticates */
-        return 0;
-    if (!error)
-        error = round_trip(child, REGSET_PACA_KEYS, keys, KEYFILE_PACA_SIZE);
-    if (error) {
-        explicit_bzero(keys, sizeof(keys));
+    if (error || !machine->address_auth) /* offered exactly where the CPU authenticates */
         return error;
-    }
-    machine->address_auth = true;
     machine->data_mask = masks[0];
     machine->insn_mask = masks[1];
-    error = round_trip(child, REGSET_PACG_KEYS, keys, KEYFILE_PACG_SIZE);
-    machine->generic_auth = !error;
-    if (!error || error == -EINVAL) {
-        error = round_trip(child, REGSET_PAC_ENABLED_KEYS, keys, sizeof(uint64_t));
-        machine->enabled_keys = !error;
+    error = try_keys(child, REGSET_PACA_KEYS, KEYFILE_PACA_SIZE);
+    if (!error)
+        error = optional(try_keys(child, REGSET_PACG_KEYS, KEYFILE_PACG_SIZE), &machine->generic_auth);
+    if (!error)
+        error = optional(try_enabled_keys(child), &machine->enabled_keys);
+    return error;
+}
+
+/* A few bits of each signed pointer are its code: mix enough of them that no two algorithms agree. */
+static uint64_t mixed(const uint64_t *words, unsigned int count)
+{
+    uint64_t mix = UINT64_C(0xcbf29ce484222325);
+
+    for (unsigned int i = 0; i < count; i++) {
+        mix = (mix ^ words[i]) * UINT64_C(0x100000001b3);
+        mix ^= mix >> 32;
     }
-    explicit_bzero(keys, sizeof(keys));
-    return error == -EINVAL ? 0 : error;
+    return mix ? mix : 1; /* 0 says that there is none */
+}
+
+/* Let the child sign with the public key. Its end without a fault shows that it went to the end. */
+static int probe_algorithm(struct tracee *child, struct machine_pac *machine)
+{
+    int status = 0, error;
+
+    if (ptrace(PTRACE_CONT, child->pid, NULL, NULL) < 0)
+        return -errno;
+    error = wait_for(child->pid, &status);
+    if (error)
+        return error;
+    if (WIFSTOPPED(status)) /* at a signal: it did not get through */
+        return -EPROTO;
+    child->pid = 0;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return -EPROTO;
+    machine->address_probe = mixed(child->codes->address, SIGNED_COUNT);
+    machine->generic_probe = child->codes->generic;
+    return 0;
+}
+
+/* One child tells which sets there are; GA's instruction may be tried only where its set is. */
+static int probe_child(struct machine_pac *machine, bool sign)
+{
+    struct tracee child = { 0 };
+    bool generic = machine->generic_auth;
+    int error = start_tracee(&child, generic);
+
+    if (error)
+        return error;
+    error = probe_sets(child.pid, machine);
+    if (!error && sign)
+        error = probe_algorithm(&child, machine);
+    end_tracee(&child);
+    return error;
 }
 
 int probe_machine(struct machine_pac *machine, char reason[PROBE_REASON_SIZE])
 {
-    pid_t child = start_tracee();
     int error;
 
     memset(machine, 0, sizeof(*machine));
-    if (child < 0) {
-        snprintf(reason, PROBE_REASON_SIZE, "cannot trace a child of CRIU to try the key registers: %s",
-                 strerror(-child));
-        return -1;
-    }
-    error = probe_sets(child, machine);
-    end_tracee(child);
+    machine->midr = arm64_midr();
+    error = probe_child(machine, false);
+    if (!error && machine->address_auth)
+        error = probe_child(machine, true);
     if (error == -EINVAL)
         snprintf(reason, PROBE_REASON_SIZE,
                  "this CPU authenticates pointers but the kernel does not give out the keys "
                  "(needs Linux 5.1 with CONFIG_CHECKPOINT_RESTORE)");
     else if (error)
-        snprintf(reason, PROBE_REASON_SIZE, "cannot read or write the key registers of a traced child: %s",
+        snprintf(reason, PROBE_REASON_SIZE, "cannot try the key registers on a traced child of CRIU: %s",
                  strerror(-error));
     return error ? -1 : 0;
 }

@@ -12,16 +12,17 @@ struct machine_pac {
     bool enabled_keys; /* the mask of enabled keys can be read and written */
     uint64_t data_mask;
     uint64_t insn_mask;
+    uint64_t midr;          /* 0 where it cannot be read */
+    uint64_t address_probe; /* differs where the algorithm differs; 0 without address_auth */
+    uint64_t generic_probe; /* likewise, 0 without generic_auth */
 };
 
 /*
- * Read the sets of a stopped child and write them back. Returns 0, or -1 with the reason why
- * keys cannot be handled here. A machine without PAC is no error: both *_auth are false.
+ * Read the sets of a stopped child, write keys of our own into them, and let it sign with those.
+ * Returns 0, or -1 with the reason why keys cannot be handled here. A machine without PAC is no
+ * error: both *_auth are false.
  */
 #define PROBE_REASON_SIZE 192
 int probe_machine(struct machine_pac *machine, char reason[PROBE_REASON_SIZE]);
-
-/* Number of plugin hooks this CRIU knows, from the size of its exported table; 0: unknown. */
-unsigned int probe_hook_count(void);
 
 #endif

@@ -6,8 +6,13 @@
 /* Before any task is stopped: -1 fails the dump, tasks untouched. */
 int dump_init(void);
 /*
- * In 3.17 to 3.19: all images are written, every task is still stopped, the roll-back of a
- * failed dump is still ahead. Does not return when the keys could not be saved.
+ * From 4.0 on, once per task, when all of them are stopped and no image is written. Returns
+ * -ENOTSUP (the chain goes on), or another negative number to fail the dump CRIU's own way.
+ */
+int dump_checkpoint(int pid);
+/*
+ * All images are written and every task is still stopped. Does not return when the keys could
+ * not be saved.
  */
 void dump_exit(int ret);
 

@@ -9,25 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include "cpu_name.h"
+#include "host_criu.h"
 #include "images.h"
 #include "log.h"
 #include "probe.h"
-
-int read_policy(enum policy *policy, char reason[REASON_SIZE])
-{
-    const char *word = getenv(POLICY_VARIABLE);
-
-    *policy = POLICY_REFUSE;
-    if (!word || strcmp(word, "") == 0 || strcmp(word, "refuse") == 0)
-        return 0;
-    if (strcmp(word, "warn") != 0) {
-        snprintf(reason, REASON_SIZE, POLICY_VARIABLE " is \"%.32s\", which is neither refuse nor warn", word);
-        return -1;
-    }
-    *policy = POLICY_WARN;
-    return 0;
-}
 
 static __attribute__((format(printf, 2, 3))) enum verdict refuse(char reason[REASON_SIZE], const char *format, ...)
 {
@@ -46,8 +34,12 @@ static enum verdict check_file(int dir, struct secret *file, struct keyfile *key
     mode_t mode = 0;
     int error = image_read_keyfile(dir, file, &size, &mode);
 
-    if (error == -ENOENT)
-        return refuse(reason, "no " KEYFILE_NAME " in the images directory: the dump was made without this module");
+    if (error == -ENOENT && image_keyfile_unfinished(dir))
+        return refuse(reason, KEYFILE_TEMPORARY_NAME " is the unfinished key file of a dump that did not succeed");
+    if (error == -ENOENT) {
+        refuse(reason, "no " KEYFILE_NAME " in the images directory: the dump was made without this module");
+        return NO_KEYFILE;
+    }
     if (error)
         return refuse(reason, "cannot read " KEYFILE_NAME ": %s", strerror(-error));
     status = keyfile_parse(keys, file->data, size);
@@ -101,30 +93,70 @@ static bool some_key_disabled(const struct keyfile *keys)
     return disabled;
 }
 
+static enum verdict check_codes(const struct keyfile_header *then, const struct machine_pac *here,
+                                char reason[REASON_SIZE])
+{
+    char source[CPU_NAME_SIZE], target[CPU_NAME_SIZE];
+
+    cpu_name(then->midr, source);
+    cpu_name(here->midr, target);
+    if (then->insn_mask != here->insn_mask || then->data_mask != here->data_mask)
+        return refuse(reason,
+                      "signatures lie in other pointer bits: mask %#llx in the images (%s, kernel %s), %#llx here (%s)",
+                      (unsigned long long)then->insn_mask, source, then->kernel_release,
+                      (unsigned long long)here->insn_mask, target);
+    if (then->address_probe != here->address_probe)
+        return refuse(reason,
+                      "%s (kernel %s), where the images come from, signs pointers by another algorithm than this "
+                      "machine (%s): the same keys give other signatures here",
+                      source, then->kernel_release, target);
+    if (then->flags & KEYFILE_GENERIC_AUTH && then->generic_probe != here->generic_probe)
+        return refuse(reason,
+                      "%s, where the images come from, computes generic codes (GA) by another algorithm than this "
+                      "machine (%s), or this one computes none",
+                      source, target);
+    return VALID;
+}
+
 static enum verdict check_machine(const struct keyfile *keys, char reason[REASON_SIZE])
 {
-    bool signs = keys->header.flags & KEYFILE_ADDRESS_AUTH, generic = keys->header.flags & KEYFILE_GENERIC_AUTH;
-    char why[PROBE_REASON_SIZE];
+    const struct keyfile_header *then = &keys->header;
+    bool pac = then->flags & KEYFILE_ADDRESS_AUTH;
+    char why[PROBE_REASON_SIZE], source[CPU_NAME_SIZE], target[CPU_NAME_SIZE];
     struct machine_pac here;
 
     if (probe_machine(&here, why))
         return refuse(reason, "%s", why);
-    if (signs && !here.address_auth)
-        return refuse(reason, "the images come from a machine with pointer authentication (kernel %s) "
-                              "and this one is without: signed pointers cannot be used here",
-                      keys->header.kernel_release);
-    if (!signs && here.address_auth)
-        return refuse(reason, "the images come from a machine without pointer authentication (kernel %s) "
-                              "and this one has it: their unsigned return addresses would not pass",
-                      keys->header.kernel_release);
-    if (generic && !here.generic_auth)
-        return refuse(reason, "the images hold generic keys (GA) and this machine has no use for them");
-    if (keys->header.insn_mask != here.insn_mask || keys->header.data_mask != here.data_mask)
-        return refuse(reason, "signatures lie in other pointer bits: mask %#llx in the images, %#llx here",
-                      (unsigned long long)keys->header.insn_mask, (unsigned long long)here.insn_mask);
+    cpu_name(then->midr, source);
+    cpu_name(here.midr, target);
+    if (!pac && !here.address_auth)
+        return NO_PAC;
+    if (pac && !here.address_auth)
+        return refuse(reason,
+                      "the images come from a machine with pointer authentication (%s, kernel %s) and this one "
+                      "is without (%s): signed pointers cannot be used here",
+                      source, then->kernel_release, target);
+    if (!pac) {
+        refuse(reason,
+               "the images come from a machine without pointer authentication (%s, kernel %s) and this one has it "
+               "(%s): their unsigned return addresses would not pass%s",
+               source, then->kernel_release, target,
+               here.enabled_keys ? "; the policy disable-auth lets them run without" : "");
+        return here.enabled_keys ? UNSIGNED : REFUSED;
+    }
     if (!here.enabled_keys && some_key_disabled(keys))
         return refuse(reason, "a thread has keys disabled and this kernel cannot set that (needs Linux 5.13)");
-    return VALID;
+    return check_codes(then, &here, reason);
+}
+
+/* A hook before ours that returns anything but -ENOTSUP keeps CRIU from calling ours. */
+static enum verdict check_reach(enum verdict so_far, char reason[REASON_SIZE])
+{
+    if (!host_criu_late_hook_taken() || access("/dev/kfd", F_OK) == 0)
+        return so_far;
+    return refuse(reason, "another plugin in this directory has a late hook and was loaded first; without /dev/kfd "
+                          "that of amdgpu_plugin.so keeps CRIU from calling this module: give it a library "
+                          "directory of its own");
 }
 
 enum verdict validate_images(struct secret *file, struct keyfile *keys, char reason[REASON_SIZE])
@@ -136,5 +168,7 @@ enum verdict validate_images(struct secret *file, struct keyfile *keys, char rea
         verdict = check_binding(dir, keys, reason);
     if (verdict == VALID)
         verdict = check_machine(keys, reason);
+    if (verdict == VALID || verdict == UNSIGNED)
+        verdict = check_reach(verdict, reason);
     return verdict;
 }

@@ -4,26 +4,23 @@
 #define PAC_VALIDATE_H
 
 #include "keyfile.h"
+#include "policy.h"
 #include "secret.h"
 
-#define POLICY_VARIABLE "CRIU_PAC_POLICY"
-#define REASON_SIZE 320
-
-enum policy {
-    POLICY_REFUSE, /* the default */
-    POLICY_WARN,
-};
+#define REASON_SIZE POLICY_REASON_SIZE
 
 enum verdict {
-    VALID,
+    VALID,      /* keys to load, and a machine that takes them */
+    NO_PAC,     /* the images and this machine are both without PAC: nothing to load */
+    NO_KEYFILE, /* dumped without this module */
+    UNSIGNED,   /* from a CPU without PAC, on one that has it and can disable it */
     REFUSED,
 };
 
-/* Read the policy from the environment. -1, with the reason, for a word it does not know. */
-int read_policy(enum policy *policy, char reason[REASON_SIZE]);
 /*
  * Read pac-keys.img of the present images directory into `file` and check it, the images it is
- * bound to, and this machine. REFUSED comes with a reason of one line, without a full stop.
+ * bound to, and this machine. The last three verdicts come with a reason of one line, without a
+ * full stop.
  */
 enum verdict validate_images(struct secret *file, struct keyfile *keys, char reason[REASON_SIZE]);
 
