@@ -77,6 +77,18 @@ def _no_pac_in_target(scenario: Scenario) -> bool:
     return _keys_in_image(scenario) and not scenario.target.cpu.pac
 
 
+def _leaders_for_all(scenario: Scenario) -> bool:
+    """Whether CRIU sets the leader's keys and mask in threads that have others."""
+    return (
+        bool({"thread-keys", "thread-masks"} & set(scenario.workload.flags))
+        and _keys_in_image(scenario)
+        and not scenario.module.loaded
+        and scenario.source.same_codes(scenario.target)
+        and scenario.target.cpu.pac
+        and not scenario.criu_restore.restorer_protected
+    )
+
+
 KNOWN_ISSUES: tuple[KnownIssue, ...] = (
     KnownIssue(
         id="vdso-dt-hash",
@@ -131,6 +143,21 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         outcome=Outcome.HUNG,
         since="CRIU 4.1",
         until=None,
+    ),
+    *(
+        KnownIssue(
+            id=f"per-thread-keys{suffix}",
+            title="CRIU restores the leader's keys and enabled keys into every thread of a process",
+            url=None,
+            matches=lambda scenario, fpac=fpac: (
+                _leaders_for_all(scenario)  # type: ignore[misc]
+                and scenario.target.cpu.fpac is fpac
+            ),
+            outcome=Outcome.FPAC_FAULT if fpac else Outcome.SIGNED_PC_FAULT,
+            since="CRIU 4.1",
+            until=None,
+        )
+        for suffix, fpac in (("", False), ("-fpac", True))
     ),
 )
 

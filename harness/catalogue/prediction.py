@@ -45,8 +45,15 @@ def premises(scenario: Scenario) -> Mapping[str, bool | None]:
     keys_change: keys that nothing carried differ from the dumped task's: those of a fresh exec
     in the target in every arm, the restored task's too in an arm where nothing carries keys.
     None where one of the machines has no keys to compare.
+    keys_differ, masks_differ: between the threads of a workload that makes them differ; only there.
     """
     source, target = scenario.source.cpu, scenario.target.cpu
+    flags, differ = set(scenario.workload.flags), True if source.pac else None
+    special: dict[str, bool | None] = {}
+    if flags & {"thread-keys", "process-keys"}:
+        special["keys_differ"] = differ
+    if "thread-masks" in flags:
+        special["masks_differ"] = differ
     return MappingProxyType(
         {
             "source_pac": source.pac,
@@ -55,6 +62,7 @@ def premises(scenario: Scenario) -> Mapping[str, bool | None]:
             "libc_protected": scenario.base.protected,
             "signed_frames_live": source.pac and _signs(scenario),
             "keys_change": True if source.pac and target.pac else None,
+            **special,
         }
     )
 

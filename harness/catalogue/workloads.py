@@ -27,6 +27,7 @@ class Workload:
     one tick, about ``tick_seconds`` apart; a restored workload is watched for ``watch_ticks``
     of them. ``protected`` is False for a control built without branch protection.
     ``min_frames`` is the least number of distinct signed frames returned through in the watch.
+    ``flags`` say what is special about it, in the words of FLAGS.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Workload:
 
 
 LANGUAGES = ("c", "c++", "python")
+FLAGS = {
+    "thread-keys": "every thread has keys of its own",
+    "thread-masks": "threads differ in their enabled keys",
+    "process-keys": "every process has keys of its own",
+}
 
 
 class _Table:
@@ -137,6 +143,10 @@ def parse_workload(text: str, where: str) -> Workload:
     language = table.text("language")
     if language not in LANGUAGES:
         raise table.error("language", f"{language!r} is none of {', '.join(LANGUAGES)}")
+    flags = table.texts("flags") if table.has("flags") else ()
+    for flag in flags:
+        if flag not in FLAGS:
+            raise table.error("flags", f"unknown flag {flag!r}; {suggestion(flag, tuple(FLAGS))}")
     return Workload(
         name=name,
         argv=argv,
@@ -148,7 +158,7 @@ def parse_workload(text: str, where: str) -> Workload:
         language=language,
         protected=table.flag("protected", default=True),
         min_frames=table.count("min_frames") if table.has("min_frames") else 1,
-        flags=tuple(sorted(table.texts("flags"))) if table.has("flags") else (),
+        flags=tuple(sorted(flags)),
     )
 
 

@@ -71,7 +71,7 @@ class Probe:
         )
 
     def threads(self, pid: int, deadline: Deadline, *, frames: bool = False) -> ThreadsReport:
-        """Stop a process, read every thread, let it run on."""
+        """Stop a process and its descendants one by one, read every thread, let them run on."""
         more = ("--frames",) if frames else ()
         return self._ask(ThreadsReport, deadline, "threads", str(pid), "--salt", SALT, *more)
 

@@ -91,6 +91,7 @@ class MachineFacts(PacState):
 class ThreadState(KeyedPacState):
     """One stopped thread; ``state`` is the letter it had in /proc before the stop.
 
+    ``nstid`` and ``nspid`` are thread id and process id in the innermost pid namespace.
     ``frames`` holds the signed ones, ``records`` counts every frame record walked and
     ``unsigned_returns`` the plain return addresses among them; the three are None unless
     frames were asked for.
@@ -98,6 +99,7 @@ class ThreadState(KeyedPacState):
 
     tid: int
     nstid: int
+    nspid: int
     state: str
     pc: Pointer
     lr: Pointer
@@ -111,10 +113,16 @@ class ThreadState(KeyedPacState):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadsReport:
-    """Every living thread of a process, in the order of /proc."""
+    """Every living thread of a process and its descendants, parents first; the process ids of dead ones."""
 
     pid: int
     threads: tuple[ThreadState, ...]
+    zombies: tuple[int, ...] = ()
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The ids of all processes in their pid namespace, dead ones last."""
+        return (*dict.fromkeys(thread.nspid for thread in self.threads), *self.zombies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,14 +125,32 @@ class RunningWorkload:
 
         return deadline.poll(ended, last_seen="still running")
 
+    def wait_tree_exit(self, pids: Iterable[int], deadline: Deadline, *, exits_before: int = 0) -> None:
+        """Wait until all other processes of a dumped tree are dead and reaped: a restore wants their ids."""
+        others = set(pids) - {self.pid}
+
+        def all_ended() -> bool | None:
+            exits = self.container.machine.read_file(EXITS, deadline).decode()
+            return all(len(exit_statuses(exits, pid)) > exits_before for pid in others) or None
+
+        if others:
+            deadline.poll(all_ended, last_seen=f"not all of the processes {sorted(others)} are gone")
+
+    def end(self, deadline: Deadline) -> None:
+        """Kill the process."""
+        self._signal("SIGKILL", deadline)
+
+    def _signal(self, name: str, deadline: Deadline) -> None:
+        words = ["bash", "-c", f"kill -{name.removeprefix('SIG')} {self.pid}"]
+        check(self.container.machine, [*self.container.prefix, *words], deadline)
+
     def verify(self, deadline: Deadline) -> bool | None:
         """Ask the workload to verify itself; None when its contract has no such request."""
         request = self.workload.verify
         if request is None:
             return None
         before = self.progress(deadline)
-        kill = f"kill -{request.signal.removeprefix('SIG')} {self.pid}"
-        check(self.container.machine, [*self.container.prefix, "bash", "-c", kill], deadline)
+        self._signal(request.signal, deadline)
 
         def answer() -> bool | None:
             seen = self.progress(deadline)

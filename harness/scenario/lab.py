@@ -247,6 +247,7 @@ class Lab(Closing):
 
     def _compiled(self, workload: Workload) -> Path:
         sources = sorted(workload_directory(workload).glob("*.c"))
+        include = data_directory("workloads") / "include"
         protection = "standard" if workload.protected else "none"
         flags = ("-O2", "-pthread", f"-mbranch-protection={protection}", "-fno-omit-frame-pointer")
         cache = self.provision.cache
@@ -257,11 +258,11 @@ class Lab(Closing):
                     sources,
                     work / workload.name,
                     target=AARCH64_LINUX,
-                    flags=flags,
+                    flags=(*flags, f"-I{include}"),
                     cache_root=cache.root / "zig",
                 )
 
-        key = source_key(sources, AARCH64_LINUX, *flags)[:32]
+        key = source_key([*sources, *include.glob("*.h")], AARCH64_LINUX, *flags)[:32]
         return cache.artifact("workload", key, build) / workload.name
 
 

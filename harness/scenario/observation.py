@@ -72,11 +72,16 @@ class Observation:
         return any(line and "/" in line for line in (thread.pc_mapping, thread.lr_mapping))
 
     def keys_before(self) -> Mapping[int, KeyFingerprints | None]:
-        """Fingerprints of the dumped task by thread id in its pid namespace."""
-        return {thread.nstid: thread.keys for thread in self.held.threads} if self.held else {}
+        """Fingerprints of the dumped tasks by thread id in their pid namespace; if one died, of that one."""
+        threads = self.held.threads if self.held else ()
+        return {
+            thread.nstid: thread.keys
+            for thread in threads
+            if self.core is None or thread.nspid == self.core.nspid
+        }
 
     def keys_after(self) -> Mapping[int, KeyFingerprints | None]:
-        """Fingerprints of the restored task: from its core if it died, else from a ptrace stop."""
+        """Fingerprints of the restored tasks: from the core of one that died, else from a ptrace stop."""
         if self.core:
             return {thread.nstid: thread.keys for thread in self.core.threads}
         return {thread.nstid: thread.keys for thread in self.restored.threads} if self.restored else {}

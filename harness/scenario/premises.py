@@ -70,6 +70,7 @@ class PremiseObserver:
         # None: some, but fewer than the workload promises, fulfils neither declaration.
         live = enough if enough or not seen.frames else None
         _declare(self._scenario, seen, "signed_frames_live", observed=live)
+        declare_differences(self._scenario, seen)
         if not self._scenario.crosses_machines:  # else when the target has been seen
             declare_keys_change(self._scenario, seen)
 
@@ -112,6 +113,18 @@ def control_as_expected(facts: Facts, spec: MachineSpec, base: Base) -> bool:
     # It is the base's Python: with FPAC it dies of SIGILL, without of SIGSEGV.
     fault = "signal 4" if spec.cpu.fpac else "signal 11"
     return fresh == (fault if base.protected else "alive") and own == "alive"
+
+
+def declare_differences(scenario: Scenario, seen: Observation) -> None:
+    """Declare what a workload is for: that its threads differ in their keys, or in their enabled keys."""
+    wanted, threads = premises(scenario), seen.held.threads if seen.held else ()
+    if "keys_differ" in wanted:
+        prints = [thread.keys.fingerprint for thread in threads if thread.keys]
+        differ = len(set(prints)) == len(threads) > 1 if prints else None
+        _declare(scenario, seen, "keys_differ", observed=differ)
+    if "masks_differ" in wanted:
+        masks = {thread.enabled_keys for thread in threads}
+        _declare(scenario, seen, "masks_differ", observed=None if None in masks else len(masks) > 1)
 
 
 def declare_keys_change(scenario: Scenario, seen: Observation) -> None:

@@ -94,6 +94,9 @@ class ScenarioRun:
         build = self.scenario.criu_restore if restoring else self.scenario.criu_dump
         return Criu(container, build, self.scenario.module)
 
+    def after_dump(self, container: Container, running: RunningWorkload) -> None:
+        """Do nothing after a dump that succeeded; a test that leaves the task running ends it here."""
+
     def between(self, container: Container, cycle: int) -> None:
         """Do nothing to the images between dump and restore; a test does something to them here."""
 
@@ -212,7 +215,10 @@ class ScenarioRun:
             return False
         # CRIU kills the dumped task and does not wait; its end has to be on record before the
         # restored task, which has the same pid, can have one.
-        running.wait_exit(self._observing("the end of the dumped task"), exits_before=cycle - 1)
+        self.after_dump(container, running)
+        ending = self._observing("the end of the dumped task")
+        running.wait_exit(ending, exits_before=cycle - 1)
+        running.wait_tree_exit(seen.held.processes if seen.held else (), ending, exits_before=cycle - 1)
         declare_criu("criu_dump", self.scenario.criu_dump, seen.dump, seen)
         before = running.progress(self._observing("ticks before the restore"))
         seen.ticks_before, seen.ticks_wanted = before.ticks, self.scenario.workload.watch_ticks

@@ -37,9 +37,13 @@ def test_a_sleeper_is_protected_and_unverified_unless_it_says_otherwise() -> Non
 
 
 def test_everything_said() -> None:
-    text = SLEEPER + 'min_frames = 200\nprotected = false\nflags = ["threads", "bkey"]\n' + VERIFY
+    text = SLEEPER + 'min_frames = 200\nprotected = false\nflags = ["thread-masks", "thread-keys"]\n' + VERIFY
     workload = parse_workload(text, WHERE)
-    assert (workload.min_frames, workload.protected, workload.flags) == (200, False, ("bkey", "threads"))
+    assert (workload.min_frames, workload.protected, workload.flags) == (
+        200,
+        False,
+        ("thread-keys", "thread-masks"),
+    )
     assert workload.verify is not None
     assert workload.verify.signal == "SIGUSR1"
     assert workload.verify.passed.search("PASS 200 frames")

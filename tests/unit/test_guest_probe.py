@@ -11,7 +11,7 @@ from harness.guest.probe import PROBE, SALT, Probe
 from harness.machines.fake import Answer, FakeMachine
 
 NSENTER = ("nsenter", "-t", "412", "-a", "--")
-THREADS = '{"pid":35,"threads":[]}'
+THREADS = '{"pid":35,"threads":[],"zombies":[]}'
 WATCH = (
     '{"pid":35,"start":[],"returned":[],"stops":0,"writes":0,"ended":"deadline","insn_mask":null,'
     '"data_mask":null,"enabled_keys":null,"keys":null}'

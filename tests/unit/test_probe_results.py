@@ -43,9 +43,9 @@ MASKS = (
     '"insn_mask":"0x007f000000000000","data_mask":"0x007f000000000000","enabled_keys":"0x000000000000000f"'
 )
 THREADS = (
-    '{"pid":82,"threads":[{"tid":82,"nstid":7,"state":"S","pc":"0x0000000001015eb4",'
+    '{"pid":82,"threads":[{"tid":82,"nstid":7,"nspid":7,"state":"S","pc":"0x0000000001015eb4",'
     '"lr":"0x0000000001015e8c","sp":"0x0000fffffab68590","pstate":"0x0000000080001000",'
-    f'"fp":"0x0000fffffab68590",{MASKS},{KEYS},"frames":[{FRAME}],"records":15,"unsigned_returns":2}}]}}'
+    f'"fp":"0x0000fffffab68590",{MASKS},{KEYS},"frames":[{FRAME}],"records":15,"unsigned_returns":2}}],"zombies":[]}}'
 )
 WATCH = (
     f'{{"pid":82,"start":[{FRAME}],"returned":[],"stops":7,"writes":3,"ended":"ticks",{MASKS},"keys":null}}'

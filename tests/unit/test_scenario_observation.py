@@ -48,6 +48,7 @@ def thread(nstid: int, name: str | None = "a", **changes: Any) -> ThreadState:
         keys=keys(name) if name else None,
         tid=nstid + 400,
         nstid=nstid,
+        nspid=35,
         state="S",
         pc=CLEAN,
         lr=DIRTY,

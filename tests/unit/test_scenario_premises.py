@@ -70,11 +70,12 @@ def threads_json(name: str | None) -> str:
     thread = {
         "tid": 435,
         "nstid": 35,
+        "nspid": 35,
         "state": "S",
         **dict.fromkeys(("pc", "lr", "sp", "pstate", "fp"), zero),
     }
     thread |= {**pac_json(name), "frames": [], "records": 3, "unsigned_returns": 0}
-    return json.dumps({"pid": 35, "threads": [thread]})
+    return json.dumps({"pid": 35, "threads": [thread], "zombies": []})
 
 
 def watch_json(frames: int) -> str:

@@ -156,6 +156,7 @@ def _held(mask: int | None) -> ThreadsReport:
         keys=keys if mask else None,
         tid=435,
         nstid=35,
+        nspid=35,
         state="S",
         pc=PC,
         lr=PC,

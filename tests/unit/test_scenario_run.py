@@ -40,7 +40,7 @@ class Guest(FakeMachine):
         super().__init__()
         self._looks = list(looks)
         self.answer(NSENTER, *criu)
-        self.answer((*NSENTER, PROBE, "threads"), '{"pid":35,"threads":[]}')
+        self.answer((*NSENTER, PROBE, "threads"), '{"pid":35,"threads":[],"zombies":[]}')
         self.answer(["bash", "-c", f"cd {CORES} && echo *.json"], "*.json\n")
         self.answer(["dmesg"], KERNEL_LOG)
         for action in ("dump", "restore"):

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* threads PID [--salt FILE] [--frames]: registers, masks, keys and frames of every thread. */
+/* threads PID [--salt FILE] [--frames]: registers, masks, keys and frames of every thread of a process tree. */
+#include <stdlib.h>
 #include <sys/types.h>
 
 #include "commands.h"
 #include "pac.h"
+#include "procfs.h"
 #include "procmem.h"
 #include "trace.h"
 
@@ -28,8 +30,8 @@ static void write_frames(struct json *json, struct process_memory *process,
 	json_integer(json, "unsigned_returns", (int64_t)plain);
 }
 
-static void write_thread(struct json *json, const struct thread *thread, const struct salt *salt,
-			 struct process_memory *process, bool frames)
+static void write_thread(struct json *json, const struct thread *thread, pid_t nspid,
+			 const struct salt *salt, struct process_memory *process, bool frames)
 {
 	const char state[2] = { thread->state, 0 };
 	struct registers registers;
@@ -40,6 +42,7 @@ static void write_thread(struct json *json, const struct thread *thread, const s
 	json_object(json, NULL);
 	json_integer(json, "tid", thread->tid);
 	json_integer(json, "nstid", thread->nstid);
+	json_integer(json, "nspid", nspid);
 	json_string(json, "state", state);
 	json_pointer(json, "pc", registers.pc);
 	json_pointer(json, "lr", registers.x[LINK_REGISTER]);
@@ -58,22 +61,37 @@ static void write_thread(struct json *json, const struct thread *thread, const s
 	json_end_object(json);
 }
 
-void command_threads(struct json *json, const struct options *options)
+static void write_process(struct json *json, pid_t pid, const struct salt *salt, bool frames)
 {
-	pid_t pid = (pid_t)number_of(options->words[0], "PID");
 	struct process_memory process;
 	struct thread *threads;
-	struct salt salt;
 	size_t count;
 
-	salt_read(&salt, options->salt);
 	threads = trace_stop_all(pid, &count);
 	process_memory_open(&process, pid);
+	for (size_t i = 0; i < count; i++)
+		write_thread(json, &threads[i], task_nstid(pid, pid), salt, &process, frames);
+	process_memory_close(&process);
+	trace_release_all(threads, count);
+}
+
+void command_threads(struct json *json, const struct options *options)
+{
+	pid_t pid = (pid_t)number_of(options->words[0], "PID"), *pids;
+	size_t count = process_tree(pid, &pids);
+	struct salt salt;
+
+	salt_read(&salt, options->salt);
 	json_integer(json, "pid", pid);
 	json_array(json, "threads");
 	for (size_t i = 0; i < count; i++)
-		write_thread(json, &threads[i], &salt, &process, options->frames);
+		if (task_state(pids[i], pids[i]) != 'Z')
+			write_process(json, pids[i], &salt, options->frames);
 	json_end_array(json);
-	process_memory_close(&process);
-	trace_release_all(threads, count);
+	json_array(json, "zombies");
+	for (size_t i = 0; i < count; i++)
+		if (task_state(pids[i], pids[i]) == 'Z')
+			json_integer(json, NULL, task_nstid(pids[i], pids[i]));
+	json_end_array(json);
+	free(pids);
 }

@@ -85,11 +85,27 @@ const struct mapping *maps_find(const struct maps *maps, uint64_t address)
 	return NULL;
 }
 
+struct ids {
+	pid_t *list;
+	size_t count, room;
+};
+
+static void ids_add(struct ids *ids, pid_t id)
+{
+	if (ids->count == ids->room) {
+		ids->room = ids->room * 2 + 64;
+		ids->list = realloc(ids->list, ids->room * sizeof(*ids->list));
+		if (!ids->list)
+			fail("out of memory");
+	}
+	ids->list[ids->count++] = id;
+}
+
 size_t task_list(pid_t pid, pid_t **tids)
 {
+	struct ids found = { 0 };
 	char path[64];
 	struct dirent *entry;
-	size_t count = 0, room = 0;
 	DIR *directory;
 
 	*tids = NULL;
@@ -98,18 +114,48 @@ size_t task_list(pid_t pid, pid_t **tids)
 	if (!directory)
 		return 0;
 	while ((entry = readdir(directory))) {
-		if (!isdigit((unsigned char)entry->d_name[0]))
-			continue;
-		if (count == room) {
-			room = room * 2 + 64;
-			*tids = realloc(*tids, room * sizeof(**tids));
-			if (!*tids)
-				fail("out of memory");
-		}
-		(*tids)[count++] = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (isdigit((unsigned char)entry->d_name[0]))
+			ids_add(&found, (pid_t)strtol(entry->d_name, NULL, 10));
 	}
 	closedir(directory);
-	return count;
+	*tids = found.list;
+	return found.count;
+}
+
+/* /proc/PID/task/TID/children: "17 18 ", the processes that this thread started. */
+static void add_children(struct ids *tree, pid_t pid, pid_t tid)
+{
+	char path[64], *text, *end;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, tid);
+	text = read_whole(path);
+	if (!text)
+		return;
+	for (char *next = text; *next; next = end) {
+		long child = strtol(next, &end, 10);
+
+		if (end == next)
+			break;
+		ids_add(tree, (pid_t)child);
+	}
+	free(text);
+}
+
+size_t process_tree(pid_t pid, pid_t **pids)
+{
+	struct ids tree = { 0 };
+
+	ids_add(&tree, pid);
+	for (size_t at = 0; at < tree.count; at++) {
+		pid_t *tids;
+		size_t count = task_list(tree.list[at], &tids);
+
+		for (size_t i = 0; i < count; i++)
+			add_children(&tree, tree.list[at], tids[i]);
+		free(tids);
+	}
+	*pids = tree.list;
+	return tree.count;
 }
 
 /* The text after "\nNAME:", up to the end of its line, in `value`; false when it is not there. */

@@ -30,6 +30,9 @@ const struct mapping *maps_find(const struct maps *maps, uint64_t address);
 /* Thread ids of a process in an array to free(); the count is 0 when the process is gone. */
 size_t task_list(pid_t pid, pid_t **tids);
 
+/* A process and all its living descendants, parents first, in an array to free(). */
+size_t process_tree(pid_t pid, pid_t **pids);
+
 /* The thread's number in its own pid namespace (last field of NSpid); 0 when it is gone. */
 pid_t task_nstid(pid_t pid, pid_t tid);
 

@@ -13,6 +13,7 @@
  *   FAKE_STRANGER=1          a task that is not traced is to be dumped, too
  *   FAKE_SHADOWED=1          a plugin loaded before ends the chain of the checkpoint hook
  * Commands:
+ *   fake try DIR             exit code 77 where a child cannot be traced
  *   fake validate DIR        init of the restore stage only
  *   fake cycle DIR           dump, then restore into the same stopped tasks
  */
@@ -309,5 +310,7 @@ int main(int argc, char **argv)
         cr_plugin_ctl[10].next = cr_plugin_ctl[10].prev = &cr_plugin_ctl[0];
     if (strcmp(argv[1], "cycle") == 0)
         return cycle();
+    if (strcmp(argv[1], "try") == 0)
+        return stopped_process() > 0 ? 0 : 1;
     return CR_PLUGIN_DESC.init(2) ? 1 : 0;
 }
