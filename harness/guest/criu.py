@@ -89,9 +89,11 @@ class Criu:
         module: KeyModule,
         *,
         dump_options: tuple[str, ...] = (),
+        restore_options: tuple[str, ...] = (),
     ) -> None:
         self._container = container
         self._dump_options = dump_options
+        self._restore_options = restore_options
         policy = ("env", f"CRIU_PAC_POLICY={module.policy}") if module.policy else ()
         self._command = (*policy, *criu_command(build))
         self._common = (
@@ -107,7 +109,8 @@ class Criu:
     def command_line(self, action: str, *, pid: int | None = None, cycle: int) -> tuple[str, ...]:
         """Return the command, inside the container, that dumps the process ``pid`` or restores the images."""
         # Detached: the restored task becomes a child of the container's init.
-        more = ("--restore-detached",) if pid is None else ("-t", str(pid), *self._dump_options)
+        restore = ("--restore-detached", *self._restore_options)
+        more = restore if pid is None else ("-t", str(pid), *self._dump_options)
         return (*self._command, action, *self._common, "-o", _log_name(action, cycle), *more)
 
     def dump(self, pid: int, deadline: Deadline, *, cycle: int) -> CriuRun:

@@ -127,7 +127,7 @@ class ThreadsReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchReport(KeyedPacState):
-    """Which of the signed frames at the start were returned through while a thread was watched.
+    """Which signed frames, of the first stop and of every sleep, were returned through in the watch.
 
     ``stops`` counts the system calls looked at, ``writes`` those to its stdout; ``ended`` is
     "ticks", "deadline" or "exited". A frame that was left and entered again with the same

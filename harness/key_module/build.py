@@ -1,4 +1,4 @@
-"""Compile the plugin for the machine that runs CRIU."""
+"""Compile the plugin for the machine that runs CRIU, and the program that asks it beforehand."""
 
 from pathlib import Path
 
@@ -9,12 +9,13 @@ from harness.provision.toolchain import AARCH64_LINUX, SHARED_C, compile_c, sour
 PLUGIN_NAME = "pac_key_plugin.so"  # CRIU loads every *.so in its library directory
 
 SOURCES = Path(__file__).parent / "src"
+_CHECK = Path(__file__).parent / "check" / "main.c"
 
 # No branch protection: whatever CRIU it is loaded into, it must not depend on that itself.
-_FLAGS = (
-    *("-shared", "-fPIC", "-O2", "-g0", "-s", "-std=gnu11"),
-    *("-fvisibility=hidden", "-mbranch-protection=none"),
-)
+_COMMON = ("-O2", "-g0", "-s", "-std=gnu11", "-fvisibility=hidden", "-mbranch-protection=none")
+_FLAGS = ("-shared", "-fPIC", *_COMMON)
+_CHECK_FLAGS = (*_COMMON, "-static", f"-I{SOURCES}")
+_STATIC_AARCH64 = "aarch64-linux-musl"  # it runs on whatever the machine has
 
 
 def build_plugin(output: Path, cache_root: Path, *, deadline: Deadline | None = None) -> Path:
@@ -33,13 +34,33 @@ def build_plugin(output: Path, cache_root: Path, *, deadline: Deadline | None = 
         )
 
 
+def build_check(output: Path, cache_root: Path, *, deadline: Deadline | None = None) -> Path:
+    """Compile the module as a program that judges an images directory; raises as ``build_plugin``."""
+    sources = [path for path in plugin_sources() if path.name not in {"pac_key_plugin.c", "host_criu.c"}]
+    return compile_c(
+        [*sources, _CHECK],
+        output,
+        target=_STATIC_AARCH64,
+        flags=_CHECK_FLAGS,
+        cache_root=cache_root,
+        deadline=deadline,
+    )
+
+
 def plugin_key() -> str:
     """Return a digest of everything the plugin's bytes depend on: the name of its place in a cache."""
-    return source_key(
-        [*plugin_sources(), *SOURCES.glob("*.h"), SHARED_C / "sha256.h"], AARCH64_LINUX, *_FLAGS
-    )
+    return source_key(_all_files(), AARCH64_LINUX, *_FLAGS)
+
+
+def check_key() -> str:
+    """Return the same of the checking program."""
+    return source_key([*_all_files(), _CHECK], _STATIC_AARCH64, *_COMMON)
 
 
 def plugin_sources() -> list[Path]:
     """Return the plugin's C files, sorted."""
     return sorted([*SOURCES.glob("*.c"), SHARED_C / "sha256.c"])
+
+
+def _all_files() -> list[Path]:
+    return [*plugin_sources(), *SOURCES.glob("*.h"), *SOURCES.glob("*.inc"), SHARED_C / "sha256.h"]

@@ -7,6 +7,7 @@ both give the same problem for the same bytes.
 import enum
 import hashlib
 import hmac
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -117,6 +118,16 @@ class ThreadKeys:
         """
         return _fingerprint(self._keys, salt) if self._keys else None
 
+    @property
+    def address_keys(self) -> bytes:
+        """IA, IB, DA, DB as NT_ARM_PACA_KEYS has them. Secrets: for registers and key files only."""
+        return self._keys[: len(_ADDRESS_KEYS) * _KEY_SIZE] if self.has_address_keys else b""
+
+    @property
+    def generic_key(self) -> bytes:
+        """GA as NT_ARM_PACG_KEYS has it. A secret as well."""
+        return self._keys[-_KEY_SIZE:] if self.has_generic_key else b""
+
     def key_fingerprints(self, salt: bytes) -> Mapping[str, str]:
         """Return a fingerprint per key that the thread has, by name ("IA" to "DB", "GA")."""
         names = _ADDRESS_KEYS * self.has_address_keys + _GENERIC_KEYS * self.has_generic_key
@@ -168,6 +179,56 @@ def read_key_file(images: Path) -> KeyFile:
     return parse_key_file(data)
 
 
+def read_unbound_file(path: Path) -> KeyFile:
+    """Read a file of ``write_unbound_file``; raises as ``read_key_file``."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    return parse_key_file(data, bound=False)
+
+
+def write_unbound_file(path: Path, file: KeyFile) -> None:
+    """Write keys that belong to no images, mode 0600, never over a file that is there."""
+    data = _encode(file)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _encode(file: KeyFile) -> bytes:
+    flags = MachineFlag.ADDRESS_AUTH * file.address_auth | MachineFlag.GENERIC_AUTH * file.generic_auth
+    header = _Header(
+        magic=_MAGIC,
+        version=VERSION,
+        header_size=_HEADER.size,
+        record_size=_RECORD.size,
+        threads=len(file.threads),
+        flags=flags,
+        pad1=b"",
+        data_mask=file.data_mask,
+        insn_mask=file.insn_mask,
+        midr=file.midr,
+        pad2=b"",
+        pstree=bytes.fromhex(file.pstree_sha256),
+        release=file.kernel_release.encode()[:63],
+        address_probe=file.address_probe,
+        generic_probe=file.generic_probe,
+        pad3=b"",
+    )
+    body = _HEADER.pack(*header)
+    for one in file.threads:
+        raw = ThreadFlag.PACA * one.has_address_keys | ThreadFlag.PACG * one.has_generic_key
+        raw |= ThreadFlag.ENABLED * (one.enabled_keys is not None)
+        keys = (one.address_keys, one.generic_key)
+        core = bytes.fromhex(one.core_sha256)
+        body += _RECORD.pack(one.tid, one.tgid, raw, b"", one.enabled_keys or 0, b"", *keys, b"", core)
+    return body + hashlib.sha256(body).digest()
+
+
 def foreign_images(key_file: KeyFile, images: Path) -> list[str]:
     """Return the names of the images that are not those the keys were saved with, missing ones too."""
     expected = {"pstree.img": key_file.pstree_sha256}
@@ -175,24 +236,28 @@ def foreign_images(key_file: KeyFile, images: Path) -> list[str]:
     return [name for name, digest in expected.items() if _digest_of(images / name) != digest]
 
 
-def parse_key_file(data: bytes) -> KeyFile:
-    """Return what ``data`` holds; raise KeyFileError unless every rule of the format is kept."""
+def parse_key_file(data: bytes, *, bound: bool = True) -> KeyFile:
+    """Return what ``data`` holds; raise KeyFileError unless every rule of the format is kept.
+
+    One that is not ``bound`` to images may lack the probe of the algorithm.
+    """
     _check_layout(data)
     body, checksum = data[:-_DIGEST_SIZE], data[-_DIGEST_SIZE:]
     if not hmac.compare_digest(hashlib.sha256(body).digest(), checksum):
         raise KeyFileError(Problem.BAD_CHECKSUM)
     header = _Header._make(_HEADER.unpack_from(data))
     pac = bool(header.flags & MachineFlag.ADDRESS_AUTH)
+    probed = bool(header.address_probe) or (pac and not bound)
     if (
         header.flags > sum(MachineFlag)
-        or {pac} != {bool(header.data_mask), bool(header.insn_mask), bool(header.address_probe)}
+        or {pac} != {bool(header.data_mask), bool(header.insn_mask), probed}
         or (header.generic_probe and not header.flags & MachineFlag.GENERIC_AUTH)
         or header.release[-1] != 0
         or any(header.pad1 + header.pad2 + header.pad3)
     ):
         raise KeyFileError(Problem.BAD_HEADER)
     flags = MachineFlag(header.flags)
-    if MachineFlag.BOUND not in flags:
+    if bound and MachineFlag.BOUND not in flags:
         raise KeyFileError(Problem.UNBOUND)
     return KeyFile(
         address_auth=pac,

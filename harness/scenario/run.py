@@ -94,6 +94,9 @@ class ScenarioRun:
         build = self.scenario.criu_restore if restoring else self.scenario.criu_dump
         return Criu(container, build, self.scenario.module)
 
+    def before_dump(self, container: Container, running: RunningWorkload) -> None:
+        """Do nothing to the workload before its first dump; a test does something to it here."""
+
     def after_dump(self, container: Container, running: RunningWorkload) -> None:
         """Do nothing after a dump that succeeded; a test that leaves the task running ends it here."""
 
@@ -154,6 +157,7 @@ class ScenarioRun:
             premises.observe_workload(running, site, self._observing("the premises"))
         if not self._premises_hold():
             return
+        self.before_dump(site.container, running)
         if self.scenario.crosses_machines:
             self._cross(site, running, target, premises)
             return

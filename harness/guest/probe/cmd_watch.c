@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* watch PID --ticks N --deadline MS: which signed frames of one thread are really returned through. */
+/*
+ * watch PID --ticks N --deadline MS: which signed frames of one thread are really returned through
+ * in N whole rounds from output to output.
+ */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -37,7 +40,7 @@ struct watch {
 	int64_t until;
 	struct process_memory process;
 	struct pac_state pac;
-	struct chain start, now;
+	struct chain start, now; /* start: of the first stop, and of every sleep since */
 	bool gone[FRAMES_MAX];
 	int64_t stops, writes;
 };
@@ -69,6 +72,14 @@ static void compare(void)
 	watch.stops++;
 }
 
+/* A thread may be met anywhere in its round, and only where it sleeps is it as deep as it goes. */
+static void remember(void)
+{
+	for (size_t i = 0; i < watch.now.count && watch.start.count < FRAMES_MAX; i++)
+		if (!chain_holds(&watch.start, &watch.now.frames[i]))
+			watch.start.frames[watch.start.count++] = watch.now.frames[i];
+}
+
 /* Looks at a stop on the way into or out of the kernel; true when enough was seen. */
 static bool at_syscall(void)
 {
@@ -80,7 +91,13 @@ static bool at_syscall(void)
 		return false;
 	compare();
 	watch.writes += is_output(&entry);
-	return watch.writes >= watch.ticks && is_sleep(entry.number);
+	if (!is_sleep(entry.number))
+		return false;
+	/* The first output ends the round in which the thread was met. */
+	if (watch.writes > watch.ticks)
+		return true;
+	remember();
+	return false;
 }
 
 static bool is_stop_signal(int signal)

@@ -49,7 +49,7 @@ void chain_walk(struct chain *chain, const struct memory *memory, uint64_t insn_
 	}
 }
 
-static bool holds(const struct chain *chain, const struct frame *frame)
+bool chain_holds(const struct chain *chain, const struct frame *frame)
 {
 	for (size_t i = 0; i < chain->count; i++)
 		if (chain->frames[i].address == frame->address && chain->frames[i].lr == frame->lr &&
@@ -63,7 +63,7 @@ static bool joins_above(const struct frame *frame, const struct chain *start, co
 {
 	for (size_t i = 0; i < now->count; i++)
 		if (now->frames[i].address > frame->address && !now->frames[i].in_register &&
-		    now->frames[i].is_return && holds(start, &now->frames[i]))
+		    now->frames[i].is_return && chain_holds(start, &now->frames[i]))
 			return true;
 	return false;
 }
@@ -76,7 +76,7 @@ bool frame_is_gone(const struct frame *frame, const struct chain *start, const s
 	if (sp > frame->address)
 		return true;
 	/* A chain can break off early, so a frame missing from it is only gone for a second reason. */
-	if (frame->in_register || holds(now, frame))
+	if (frame->in_register || chain_holds(now, frame))
 		return false;
 	if (memory->read(memory->context, frame->address + 8, &saved, sizeof(saved)) && saved != frame->lr)
 		return true;

@@ -34,6 +34,9 @@ struct chain {
 	struct frame frames[FRAMES_MAX]; /* innermost first */
 };
 
+/* Whether the chain has a frame with the same place and the same return address. */
+bool chain_holds(const struct chain *chain, const struct frame *frame);
+
 /* Whether the instruction is BL, BLR, BLRAAZ, BLRABZ, BLRAA or BLRAB. */
 bool is_call(uint32_t instruction);
 

@@ -1,0 +1,158 @@
+"""`criu-pac keys` and the check of `criu-pac module verify`, run inside an arm64 machine."""
+
+import importlib.metadata
+import io
+import shlex
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from harness.catalogue.outcome import Outcome
+from harness.catalogue.scenario import KeyModule
+from harness.core.deadline import Deadline
+from harness.guest.container import IMAGES, WORK, Container
+from harness.guest.criu import Criu, CriuRun
+from harness.guest.workload import RunningWorkload
+from harness.key_module.build import build_check
+from harness.key_module.cpu_names import algorithm_name, cpu_name
+from harness.key_module.keyfile import parse_key_file
+from harness.machines.protocol import check
+from harness.provision.context import Provision
+from harness.pytest_plugin import RunScenario
+from harness.scenario.run import ScenarioRun
+
+CHECKOUT = Path(__file__).parents[2]
+KEY_FILE = f"{IMAGES}/pac-keys.img"
+SITE = f"{WORK}/site"
+SAVED = f"{WORK}/saved-keys"
+NO_COMPILER = "ziglang"  # 80 MB that nothing inside the machine needs
+
+
+def soon(what: str) -> Deadline:
+    return Deadline.after(60, what)
+
+
+@pytest.fixture(scope="session")
+def checker(provision: Provision, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    output = tmp_path_factory.mktemp("check") / "check"
+    return build_check(output, provision.cache.root / "zig").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The harness and what it imports, for the Python of the container, as a compressed archive."""
+    directory = tmp_path_factory.mktemp("site")
+    wanted = [one.partition(";")[0] for one in importlib.metadata.requires("criu-pac-harness") or ()]
+    wanted = [one for one in wanted if not one.startswith(NO_COMPILER)]
+    platform = ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64"]
+    words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), *platform]
+    words += ["--only-binary=:all:", "--python-version", "3.13", "--implementation", "cp", *wanted]
+    subprocess.run(words, check=True, capture_output=True, timeout=300)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+        for path in (*directory.iterdir(), CHECKOUT / "harness"):
+            archive.add(path, path.name)
+    return packed.getvalue()
+
+
+def send(container: Container, archive: bytes, *, place: str) -> None:
+    unpack = f"mkdir -p {place} && tar -xz -C {place}"
+    check(container.machine, ["bash", "-c", unpack], Deadline.after(180, "sending files"), stdin=archive)
+
+
+def in_container(container: Container, *words: str) -> str:
+    command = f"PYTHONPATH={SITE} exec /usr/bin/python3 -m harness {shlex.join(words)}"
+    result = container.run(["bash", "-c", command], Deadline.after(90, f"criu-pac {words[0]} in the machine"))
+    assert result.returncode == 0, result.error_text
+    return result.text
+
+
+class LeaveStopped(Criu):
+    """Restores into stopped tasks, gives them the saved keys by ptrace, and lets them run."""
+
+    pid = 0
+    said = ""
+
+    def restore(self, deadline: Deadline, *, cycle: int) -> CriuRun:
+        result = super().restore(deadline, cycle=cycle)
+        type(self).said = in_container(self._container, "keys", "load", str(self.pid), SAVED)
+        resume = [*self._container.prefix, "bash", "-c", f"kill -CONT {self.pid}"]
+        check(self._container.machine, resume, soon("SIGCONT"))
+        return result
+
+
+@pytest.mark.parametrize("workload", ["python-sleeper", "c-threads-own-keys"])
+def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
+    run_scenario: RunScenario, site: bytes, workload: str
+) -> None:
+    class ByHand(ScenarioRun):
+        def criu(self, container: Container, *, restoring: bool) -> Criu:
+            options = ("--leave-stopped",) if restoring else ()
+            return LeaveStopped(
+                container, self.scenario.criu_dump, self.scenario.module, restore_options=options
+            )
+
+        def before_dump(self, container: Container, running: RunningWorkload) -> None:
+            self.seen.carrier = True  # this test is
+            send(container, site, place=SITE)
+            LeaveStopped.pid = running.pid
+            said = in_container(container, "keys", "save", str(running.pid), "-o", SAVED)
+            assert f"saved in {SAVED}" in said
+            look = check(container.machine, ["stat", "-c", "%a", SAVED], soon("mode of the saved keys"))
+            assert look.text == "600\n"
+
+    result = run_scenario(KeyModule.NONE, workload=workload, runner=ByHand)
+    assert result.outcome is Outcome.SURVIVED, result.reason
+    assert result.keys_equal is True
+    assert "threads loaded" in LeaveStopped.said
+
+
+def test_verify_says_beforehand_what_the_module_says_at_a_restore(
+    run_scenario: RunScenario, checker: bytes
+) -> None:
+    program = f"{WORK}/check"
+    seen: dict[str, tuple[int, str]] = {}
+
+    class Verifies(ScenarioRun):
+        def between(self, container: Container, cycle: int) -> None:
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+                member = tarfile.TarInfo("check")
+                member.size, member.mode = len(checker), 0o755
+                archive.addfile(member, io.BytesIO(checker))
+            send(container, packed.getvalue(), place=WORK)
+            for name, damage in {
+                "good": "true",
+                "changed": f"printf x | dd of={KEY_FILE} bs=1 seek=200 conv=notrunc status=none",
+                "missing": f"rm {KEY_FILE}",
+            }.items():
+                check(container.machine, ["bash", "-c", damage], soon("damage"))
+                answer = container.run([program, IMAGES], soon("the check"))
+                seen[name] = (answer.returncode, answer.text)
+
+    run_scenario(KeyModule.PLUGIN, runner=Verifies)
+    assert seen["good"] == (0, "pac-key-module: keys of 1 threads will be loaded\n")
+    assert seen["changed"] == (
+        1,
+        "pac-key-module: error: pac-keys.img is damaged: wrong checksum; restore refused\n",
+    )
+    assert seen["missing"][0] == 0
+    assert seen["missing"][1].startswith("pac-key-module: warning: no pac-keys.img")
+
+
+def test_a_key_file_tells_cpu_kernel_and_algorithm(run_scenario: RunScenario) -> None:
+    files = []
+
+    class Reads(ScenarioRun):
+        def between(self, container: Container, cycle: int) -> None:
+            files.append(parse_key_file(container.machine.read_file(KEY_FILE, soon("the key file"))))
+
+    run_scenario(KeyModule.PLUGIN, runner=Reads, workload="c-threads-own-keys")
+    (file,) = files
+    assert (cpu_name(file.midr), file.kernel_release[:4]) == ("Neoverse V1", "6.1.")
+    assert algorithm_name(file.address_probe) == "IMPDEF (QEMU)"
+    assert file.generic_probe
+    assert len({one.fingerprint(b"") for one in file.threads}) == len(file.threads) == 5
