@@ -32,6 +32,8 @@ class Driver(Enum):
     """Who calls CRIU."""
 
     CRIU = "criu"
+    RUNC = "runc"
+    DOCKER = "docker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

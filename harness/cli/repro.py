@@ -110,7 +110,9 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     workload: Annotated[str, typer.Option(metavar="NAME", help="The process that is dumped.")] = (
         "python-sleeper"
     ),
-    driver: Annotated[str, typer.Option(metavar="criu", help="Who calls CRIU.")] = Driver.CRIU.value,
+    driver: Annotated[
+        str, typer.Option(metavar="criu|runc|docker", help="Who calls CRIU.")
+    ] = Driver.CRIU.value,
     control: Annotated[
         bool,
         typer.Option(

@@ -29,7 +29,7 @@ class Container:
     def __init__(self, machine: Machine, pid: str) -> None:
         self.machine = machine
         self._pid = pid
-        self.prefix = ("nsenter", "-t", pid, "-a", "--")
+        self.prefix: tuple[str, ...] = ("nsenter", "-t", pid, "-a", "--")
         self.probe = Probe(machine, self.prefix)
 
     def read_proc(self, pid: int, name: str, deadline: Deadline) -> str:
@@ -40,3 +40,12 @@ class Container:
     def run(self, argv: Sequence[str], deadline: Deadline) -> CommandResult:
         """Run a command in the container; see Machine.run."""
         return self.machine.run([*self.prefix, *argv], deadline)
+
+
+class GuestSide(Container):
+    """The guest's own namespaces in a container's place: for workloads that are containers themselves."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine, "1")
+        self.prefix = ()
+        self.probe = Probe(machine)

@@ -1,6 +1,7 @@
 """CRIU in the scenario container: one bundle, one private plugin directory, dump and restore."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,33 +123,35 @@ class Criu:
         return self._run(_log_name("restore", cycle), self.command_line("restore", cycle=cycle), deadline)
 
     def _run(self, log_name: str, argv: tuple[str, ...], deadline: Deadline) -> CriuRun:
-        started = time.monotonic()
-        returncode: int | None = None
-        said = ""
-        try:
-            result = self._container.run(argv, deadline)
-            returncode, said = result.returncode, result.error_text
-        except DeadlineError:
-            pass  # a hang is an outcome, judged by whoever asked
-        seconds = time.monotonic() - started
-        log = self._log(log_name)
-        return CriuRun(
-            argv=argv,
-            returncode=returncode,
-            log=log,
-            log_name=log_name,
-            said=said,
-            seconds=seconds,
-        )
+        return call_criu(self._container, argv, log_name, deadline)
 
-    def _log(self, name: str) -> CriuLog:
-        try:
-            content = self._container.machine.read_file(f"{IMAGES}/{name}", Deadline.after(20, "CRIU's log"))
-        except MachineDiedError:
-            raise
-        except MachineError:
-            content = b""  # it ended before it could open one
-        return parse_criu_log(content.decode("utf-8", "replace"))
+
+def call_criu(container: Container, argv: Sequence[str], log_name: str, deadline: Deadline) -> CriuRun:
+    """Run a command that is or calls CRIU, with its log ``log_name`` in the images directory."""
+    started = time.monotonic()
+    returncode: int | None = None
+    said = ""
+    try:
+        result = container.run(argv, deadline)
+        returncode, said = result.returncode, result.error_text
+    except DeadlineError:
+        pass  # a hang is an outcome, judged by whoever asked
+    seconds = time.monotonic() - started
+    log = read_log(container, log_name)
+    return CriuRun(
+        argv=tuple(argv), returncode=returncode, log=log, log_name=log_name, said=said, seconds=seconds
+    )
+
+
+def read_log(container: Container, name: str) -> CriuLog:
+    """Return a log of CRIU from the images directory; an empty one if it never opened it."""
+    try:
+        content = container.machine.read_file(f"{IMAGES}/{name}", Deadline.after(20, "CRIU's log"))
+    except MachineDiedError:
+        raise
+    except MachineError:
+        content = b""  # it ended before it could open one
+    return parse_criu_log(content.decode("utf-8", "replace"))
 
 
 def _log_name(action: str, cycle: int) -> str:

@@ -17,15 +17,24 @@ from harness.machines.protocol import Machine, check
 from harness.machines.qemu_config import GUEST_DOCKER_PORT
 
 DOCKERD_LOG = "/run/dockerd.log"
+CONTAINERD_LOG = "/run/containerd.log"
+_CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 # The root is an overlay, on which overlay2 cannot stack: the data root gets a tmpfs.
 # --tls=false: without it dockerd delays its start by 16 s on purpose when on plain TCP;
 # the port is reachable from the host's private socket only.
+# containerd is started here: dockerd gives its own only 15 s, too little for a slow CPU model.
 # A background job of a script leads no process group, so setsid does not fork: "$!" is dockerd's id.
 _START = f"""
 mkdir -p /var/lib/docker && mount -t tmpfs -o mode=0710 docker /var/lib/docker || exit
-setsid dockerd --experimental --iptables=false --ip6tables=false --bridge=none \
-    --storage-driver overlay2 --tls=false -H tcp://0.0.0.0:{GUEST_DOCKER_PORT} \
-    -H unix:///run/docker.sock > {DOCKERD_LOG} 2>&1 < /dev/null &
+setsid containerd --root /var/lib/docker/containerd --state /run/containerd \
+    > {CONTAINERD_LOG} 2>&1 < /dev/null &
+until [ -S {_CONTAINERD_SOCKET} ]; do
+    [ -d /proc/$! ] || {{ tail -n 1 {CONTAINERD_LOG} >&2; exit 1; }}
+    sleep 0.1
+done
+setsid dockerd --experimental --containerd {_CONTAINERD_SOCKET} --iptables=false \
+    --ip6tables=false --bridge=none --storage-driver overlay2 --tls=false \
+    -H tcp://0.0.0.0:{GUEST_DOCKER_PORT} -H unix:///run/docker.sock > {DOCKERD_LOG} 2>&1 < /dev/null &
 echo $!
 """
 
@@ -135,6 +144,12 @@ class DockerEngine:
             )
             container.reload()
             return str(container.attrs["State"]["Pid"])
+
+    def root_of(self, container: str) -> str:
+        """Return the guest's path of a running container's root file system."""
+        with self._explained(f"root file system of {container}"):
+            attributes = self.client.containers.get(container).attrs
+            return str(attributes["GraphDriver"]["Data"]["MergedDir"])
 
     def version(self) -> dict[str, str]:
         """Return the engine's component versions, for the record."""

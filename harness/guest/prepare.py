@@ -89,7 +89,7 @@ def prepare(
         with steps.step("start container"):
             pid = engine.run_container(SCENARIO_IMAGE, name=NAME, command=INIT, read_only=TOOLS, shared=WORK)
         container = Container(machine, pid)
-        facts = {"container_pid": pid}
+        facts = {"container_pid": pid, "container_root": engine.root_of(NAME)}
         facts |= {f"version {name}": version for name, version in engine.version().items()}
         with steps.step("branch protection"):
             for program in programs:

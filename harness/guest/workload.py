@@ -2,8 +2,8 @@
 
 import shlex
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.catalogue.workloads import Workload, parse_workload
@@ -49,11 +49,29 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningWorkload:
-    """A started workload; ``pid`` is its id in the container, the same before and after a restore."""
+    """A started workload; ``pid`` is its id where ``container``'s commands run.
+
+    In a container shared with CRIU that is the same before and after a restore. One that is a
+    container of its own gets another there with each restore, and is 1 in its own namespace:
+    ``nspid``; ``former`` are the ids of its earlier lives. ``ends`` tells the raw wait statuses
+    of the lives that are over where not the file of exits does.
+    """
 
     container: Container
     workload: Workload
     pid: int
+    nspid: int | None = None
+    former: tuple[int, ...] = ()
+    ends: Callable[[Deadline], tuple[int, ...]] | None = None
+
+    @property
+    def own_pid(self) -> int:
+        """Its id in its innermost pid namespace."""
+        return self.pid if self.nspid is None else self.nspid
+
+    def restored_as(self, pid: int) -> "RunningWorkload":
+        """Return the same workload in its next life."""
+        return replace(self, pid=pid, former=(*self.former, self.pid))
 
     @classmethod
     def launch(cls, container: Container, workload: Workload, deadline: Deadline) -> "RunningWorkload":
@@ -91,13 +109,19 @@ class RunningWorkload:
             self.container.machine,
             Deadline.after(deadline.remaining + _LOOK_SECONDS, deadline.what),
         )
-        exits = machine.read_file(EXITS, look).decode()
+        exits = self._exits(look)
         lines = tuple(machine.read_file(OUTPUT, look).decode("utf-8", "replace").splitlines())
         return Progress(
             lines=lines,
             ticks=sum(1 for line in lines if self.workload.progress.search(line)),
-            exits=exit_statuses(exits, self.pid),
+            exits=exits,
         )
+
+    def _exits(self, deadline: Deadline) -> tuple[int, ...]:
+        if self.ends:
+            return self.ends(deadline)
+        text = self.container.machine.read_file(EXITS, deadline).decode()
+        return exit_statuses(text, self.pid, *self.former)
 
     def ticks(self, deadline: Deadline) -> int:
         """Return the number of ticks so far."""
@@ -164,7 +188,8 @@ class RunningWorkload:
         return deadline.poll(answer, last_seen="no PASS or FAIL")
 
 
-def exit_statuses(exits: str, pid: int) -> tuple[int, ...]:
-    """Return the raw wait statuses recorded for ``pid`` in the lines "pid status", in order."""
+def exit_statuses(exits: str, *pids: int) -> tuple[int, ...]:
+    """Return the raw wait statuses recorded for any of ``pids`` in the lines "pid status", in order."""
     words = [line.split() for line in exits.splitlines()]
-    return tuple(int(one[1]) for one in words if len(one) == len(("pid", "status")) and one[0] == str(pid))
+    wanted = {str(pid) for pid in pids}
+    return tuple(int(one[1]) for one in words if len(one) == len(("pid", "status")) and one[0] in wanted)

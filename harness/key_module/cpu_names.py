@@ -5,9 +5,15 @@ import re
 from harness.key_module.build import SOURCES
 
 _ENTRY = re.compile(r'^CPU\((0x[0-9a-f]{2}), (0x[0-9a-f]{3}), "([^"]+)"\)$', re.MULTILINE)
-# What the probe of the key file gives where pointers are signed with 7 and with 3 bits. QARMA is
-# specified, so these hold for every CPU that has it; IMPDEF is the emulator's own.
-_ALGORITHMS: dict[int, str] = {}
+# What the probe of the key file gives in QEMU 11.1.3, with codes of 7 and of 3 bits. QARMA is
+# specified; an IMPDEF algorithm is each implementation's own.
+_ALGORITHMS: dict[int, str] = {
+    0x0B163B84C99C64F2: "IMPDEF (QEMU)",
+    0x9C68775E988FEC65: "IMPDEF (QEMU)",
+    0xC39D77D3DE9FED5F: "QARMA3",
+    0x2B1DF49A8C2EDF27: "QARMA3",
+    0x9CCC2FB57F00E9CE: "QARMA5",
+}
 
 
 def cpu_name(midr: int) -> str:

@@ -91,8 +91,8 @@ def run_scenario(
     """Return a function that runs one scenario on the test's machines and gives its result.
 
     Its parameters: ``module`` (KeyModule), ``criu`` ("NAME" or "DUMP:RESTORE", of those in the
-    machines; default: the first of them), ``workload`` (a name), ``cycles``, ``runner`` (a
-    ScenarioRun class). An infrastructure error fails the test as such.
+    machines; default: the first of them), ``workload`` (a name), ``cycles``, ``driver`` (a name),
+    ``runner`` (a ScenarioRun class). An infrastructure error fails the test as such.
     """
     source, target = machine_kinds
 
@@ -102,6 +102,7 @@ def run_scenario(
         criu: str = source.builds[0].name,
         workload: str = "python-sleeper",
         cycles: int = 1,
+        driver: str = Driver.CRIU.value,
         runner: type[ScenarioRun] = ScenarioRun,
     ) -> ScenarioResult:
         names = criu.split(":")
@@ -113,7 +114,7 @@ def run_scenario(
             module=module,
             workload=load_workload(workload),
             base=source.base.base,
-            driver=Driver.CRIU,
+            driver=Driver(driver),
             cycles=cycles,
         )
         options = RunOptions(results=tmp_path, command=f"pytest {request.node.nodeid}", builds=source.builds)

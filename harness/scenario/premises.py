@@ -59,9 +59,9 @@ class PremiseObserver:
 
     def observe_workload(self, running: RunningWorkload, site: Site, deadline: Deadline) -> None:
         """Observe the running workload: its keys, its code, and the frames it returns through."""
-        seen, workload, probe = self._seen, self._scenario.workload, site.container.probe
+        seen, workload, probe = self._seen, self._scenario.workload, running.container.probe
         seen.held = probe.threads(running.pid, deadline, frames=True)
-        program, libc = _protection(running.pid, site, deadline)
+        program, libc = _protection(running, site.facts, deadline)
         _declare(self._scenario, seen, "interpreter_protected", observed=program)
         _declare(self._scenario, seen, "libc_protected", observed=libc)
         limit = deadline.within(10 * workload.tick_seconds + 10, "a tick under observation")
@@ -75,16 +75,18 @@ class PremiseObserver:
             declare_keys_change(self._scenario, seen)
 
 
-def _protection(pid: int, site: Site, deadline: Deadline) -> tuple[bool | None, bool | None]:
+def _protection(
+    running: RunningWorkload, facts: Facts, deadline: Deadline
+) -> tuple[bool | None, bool | None]:
     """Look the running program and its libc up in what the template's preparation scanned."""
-    libraries = libraries_of(site.container.read_proc(pid, "maps", deadline))
+    libraries = libraries_of(running.container.read_proc(running.pid, "maps", deadline))
     # arm64 maps the program below its libraries, whether it is position independent or not.
     program = libraries[0] if libraries else ""
     libc = next((path for path in libraries if "/libc.so" in path or "/libc-" in path), "")
     scanned = {"True": True, "False": False}
     return (
-        scanned.get(site.facts.get(f"protected {program}", "")),
-        scanned.get(site.facts.get(f"protected {libc}", "")),
+        scanned.get(facts.get(f"protected {program}", "")),
+        scanned.get(facts.get(f"protected {libc}", "")),
     )
 
 

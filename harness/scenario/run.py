@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.catalogue.known_issues import known_issue
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.prediction import predict
-from harness.catalogue.scenario import KeyModule, Scenario
+from harness.catalogue.scenario import Driver, KeyModule, Scenario
 from harness.catalogue.verdict import judge
 from harness.core import steps
 from harness.core.deadline import Deadline
@@ -19,7 +19,11 @@ from harness.core.errors import HarnessError, UsageError
 from harness.guest.checkpoint import move_checkpoint
 from harness.guest.container import CORES, Container
 from harness.guest.criu import Criu, CriuRun
+from harness.guest.docker_checkpoint import DockerCheckpoint
+from harness.guest.driver import CheckpointDriver, DirectCriu
+from harness.guest.prepare import SCENARIO_IMAGE
 from harness.guest.probe_results import CoreReport, parse
+from harness.guest.runc import Runc
 from harness.guest.workload import RunningWorkload
 from harness.machines.protocol import Machine, check
 from harness.machines.template import Template
@@ -94,6 +98,16 @@ class ScenarioRun:
         build = self.scenario.criu_restore if restoring else self.scenario.criu_dump
         return Criu(container, build, self.scenario.module)
 
+    def driver(self, site: Site) -> CheckpointDriver:
+        """Return who calls CRIU in the machine of ``site``."""
+        cell = self.scenario
+        builds = (cell.criu_dump, cell.criu_restore)
+        if cell.driver is Driver.RUNC:
+            return Runc(site.machine, site.facts["container_root"], builds, cell.module)
+        if cell.driver is Driver.DOCKER:
+            return DockerCheckpoint(site.machine, SCENARIO_IMAGE, builds, cell.module)
+        return DirectCriu(site.container, self.criu)
+
     def before_dump(self, container: Container, running: RunningWorkload) -> None:
         """Do nothing to the workload before its first dump; a test does something to it here."""
 
@@ -105,8 +119,8 @@ class ScenarioRun:
 
     def _in_machine(self) -> None:
         cell = self.scenario
-        if cell.crosses_machines and cell.cycles != 1:
-            raise UsageError("a scenario from one machine to another has one cycle")
+        if cell.crosses_machines and (cell.cycles != 1 or cell.driver is not Driver.CRIU):
+            raise UsageError("a scenario from one machine to another has one cycle and the driver criu")
         wanted = (cell.criu_dump, cell.criu_restore, *self.options.builds)
         builds = tuple({build.name: build for build in wanted}.values())
         with self._phase("template"):
@@ -147,9 +161,10 @@ class ScenarioRun:
     def _in_clone(self, site: Site, target: Template) -> None:
         self.seen.template = site.facts
         premises = PremiseObserver(self.scenario, self.seen)
+        driver = self.driver(site)
         with self._phase("hold"):
             start = self._limit.within(_START_SECONDS, "start of the workload")
-            running = RunningWorkload.launch(site.container, self.scenario.workload, start)
+            running = driver.launch(self.scenario.workload, start)
             premises.observe_source(site, self._observing("the machine"))
             if not self.scenario.crosses_machines:
                 premises.observe_target(site, self._observing("the machine"))
@@ -159,18 +174,24 @@ class ScenarioRun:
             return
         self.before_dump(site.container, running)
         if self.scenario.crosses_machines:
-            self._cross(site, running, target, premises)
+            self._cross(site, driver, running, target, premises)
             return
         for cycle in range(1, self.scenario.cycles + 1):
-            if not self._cycle(site.container, running, cycle):
+            running, lives = self._cycle(driver, running, cycle)
+            if not lives:
                 break
         self._look_at_hang(site, running)
 
     def _cross(
-        self, source: Site, running: RunningWorkload, template: Template, premises: PremiseObserver
+        self,
+        source: Site,
+        driver: CheckpointDriver,
+        running: RunningWorkload,
+        template: Template,
+        premises: PremiseObserver,
     ) -> None:
         """Dump here, restore in a clone of ``template``."""
-        if not self._dump(source.container, running, 1):
+        if not self._dump(driver, running, 1):
             self._look_at_hang(source, running)
             return
         with self._site(template, self._evidence) as target:
@@ -181,7 +202,7 @@ class ScenarioRun:
                 declare_keys_change(self.scenario, self.seen)
             if self._premises_hold():
                 moved = replace(running, container=target.container)
-                self._restore(target.container, moved, 1, exits_before=0)
+                self._restore(self.driver(target), moved, 1, exits_before=0)
                 self._look_at_hang(target, moved)
 
     def _premises_hold(self) -> bool:
@@ -197,51 +218,52 @@ class ScenarioRun:
             return
         collect_hang(site.machine, self._evidence)
         deadline = self._limit.within(_OBSERVE_SECONDS, "end of a hang")
-        self.seen.hang_end = end_hang(site.container, hung.log_name, running.pid, deadline)
+        self.seen.hang_end = end_hang(running.container, hung.log_name, running.pid, deadline)
 
-    def _cycle(self, container: Container, running: RunningWorkload, cycle: int) -> bool:
-        """One dump and restore; True when the task lives on and another cycle makes sense."""
-        if not self._dump(container, running, cycle):
-            return False
-        # Every dump before ended a life of the same pid, and each has its end on record.
-        return self._restore(container, running, cycle, exits_before=cycle)
+    def _cycle(
+        self, driver: CheckpointDriver, running: RunningWorkload, cycle: int
+    ) -> tuple[RunningWorkload, bool]:
+        """One dump and restore; whether the workload lives on and another cycle makes sense."""
+        if not self._dump(driver, running, cycle):
+            return running, False
+        # Every dump before ended a life, and each has its end on record.
+        return self._restore(driver, running, cycle, exits_before=cycle)
 
-    def _dump(self, container: Container, running: RunningWorkload, cycle: int) -> bool:
+    def _dump(self, driver: CheckpointDriver, running: RunningWorkload, cycle: int) -> bool:
         """Dump, and see the dumped task gone; True when there is something to restore."""
         seen = self.seen
         seen.restore = seen.restored = seen.core = seen.fault = seen.exit_status = None
         with self._phase("dump"):
-            seen.dump = self.criu(container, restoring=False).dump(
-                running.pid, self._limit.within(_DUMP_SECONDS, "dump"), cycle=cycle
-            )
+            seen.dump = driver.dump(running, self._limit.within(_DUMP_SECONDS, "dump"), cycle=cycle)
         self._check_limit(seen.dump)
         if seen.dump.returncode != 0:
             return False
         # CRIU kills the dumped task and does not wait; its end has to be on record before the
         # restored task, which has the same pid, can have one.
-        self.after_dump(container, running)
+        self.after_dump(running.container, running)
         ending = self._observing("the end of the dumped task")
         running.wait_exit(ending, exits_before=cycle - 1)
-        running.wait_tree_exit(seen.held.processes if seen.held else (), ending, exits_before=cycle - 1)
+        if running.nspid is None:  # else CRIU makes a pid namespace with all ids free
+            running.wait_tree_exit(seen.held.processes if seen.held else (), ending, exits_before=cycle - 1)
         declare_criu("criu_dump", self.scenario.criu_dump, seen.dump, seen)
         before = running.progress(self._observing("ticks before the restore"))
         seen.ticks_before, seen.ticks_wanted = before.ticks, self.scenario.workload.watch_ticks
-        self.between(container, cycle)
+        self.between(running.container, cycle)
         return True
 
     def _restore(
-        self, container: Container, running: RunningWorkload, cycle: int, *, exits_before: int
-    ) -> bool:
-        """Restore and watch; True when the task lives on."""
+        self, driver: CheckpointDriver, running: RunningWorkload, cycle: int, *, exits_before: int
+    ) -> tuple[RunningWorkload, bool]:
+        """Restore and watch; the workload in its new life, and whether it lives on."""
         seen, workload = self.seen, self.scenario.workload
         with self._phase("restore"):
-            seen.restore = self.criu(container, restoring=True).restore(
-                self._limit.within(self._restore_seconds(), "restore"), cycle=cycle
+            seen.restore, running = driver.restore(
+                running, self._limit.within(self._restore_seconds(), "restore"), cycle=cycle
             )
         self._check_limit(seen.restore)
         declare_criu("criu_restore", self.scenario.criu_restore, seen.restore, seen)
         if seen.restore.hung:
-            return False
+            return running, False
         with self._phase("watch"):
             if seen.restore.returncode == 0:
                 limit = workload.watch_ticks * (workload.tick_seconds + _TICK_GRACE_SECONDS)
@@ -257,9 +279,9 @@ class ScenarioRun:
         seen.ticks_after = progress.ticks
         ends = progress.exits[exits_before:]
         seen.exit_status = ends[-1] if ends else None
-        self._observe_restored(container, running)
+        self._observe_restored(running)
         # The next cycle overwrites what this one observed: it has to have been in order.
-        return decide(seen)[0] is Outcome.SURVIVED
+        return running, decide(seen)[0] is Outcome.SURVIVED
 
     def _restore_seconds(self) -> float:
         dump = self.seen.dump.seconds if self.seen.dump else 0.0
@@ -270,14 +292,14 @@ class ScenarioRun:
         if call.hung and self._limit.expired:
             raise self._limit.error(f"CRIU was running: {call.log.last_line}")
 
-    def _observe_restored(self, container: Container, running: RunningWorkload) -> None:
+    def _observe_restored(self, running: RunningWorkload) -> None:
         seen = self.seen
         deadline = self._observing("the restored task")
         if seen.exit_status is not None:
-            self._observe_death(container.machine, running.pid, deadline)
+            self._observe_death(running.container.machine, running.own_pid, deadline)
         elif seen.restore and seen.restore.returncode == 0:
             seen.verified = running.verify(deadline)
-            seen.restored = container.probe.threads(running.pid, deadline)
+            seen.restored = running.container.probe.threads(running.pid, deadline)
         declare_keys_change(self.scenario, seen)
 
     def _observe_death(self, machine: Machine, pid: int, deadline: Deadline) -> None:

@@ -37,7 +37,7 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("repro --base debian13", "unknown base 'debian13'; did you mean debian-13"),
         ("repro --base root.tar.gz", "--base root.tar.gz: no such file"),
         ("repro --workload nope", "no workload 'nope'"),
-        ("repro --driver runc", "unknown driver 'runc'; known: criu"),
+        ("repro --driver lxc", "unknown driver 'lxc'"),
         ("repro --timeout x", "--timeout"),
         ("repro --timeout 0", "--timeout 0"),
         ("repro --timeout nan", "--timeout nan"),

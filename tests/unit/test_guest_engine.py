@@ -1,6 +1,7 @@
 """The engine's client where no engine answers, archives for it, and what maps tell about libraries."""
 
 import io
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import EngineError, MachineDiedError, MachineError, StorageError
-from harness.guest.engine import DOCKERD_LOG, DockerEngine, tar_of
+from harness.guest.engine import CONTAINERD_LOG, DOCKERD_LOG, DockerEngine, tar_of
 from harness.guest.prepare import libraries_of
 from harness.machines.fake import Answer, Call, FakeMachine
 
@@ -72,7 +73,7 @@ def test_an_engine_whose_log_cannot_be_read_is_still_told(machine: FakeMachine) 
         engine.start(Deadline.after(0.02, "start of dockerd"))
 
 
-@pytest.mark.parametrize("failing", ["", "mkdir", "mount"])
+@pytest.mark.parametrize("failing", ["", "mkdir", "mount", "containerd"])
 def test_only_the_engine_itself_is_left_in_the_background(
     tmp_path: Path, machine: FakeMachine, failing: str
 ) -> None:
@@ -81,19 +82,27 @@ def test_only_the_engine_itself_is_left_in_the_background(
     for name in ("mkdir", "mount"):
         (tmp_path / name).write_text(f"#!/bin/sh\nexit {32 if name == failing else 0}\n")
     (tmp_path / "dockerd").write_text(f"#!/bin/sh\necho $$ $PPID > {told}.new\nmv {told}.new {told}\n")
+    listen = f"import socket; socket.socket(socket.AF_UNIX).bind('{tmp_path}/socket')"
+    start = (
+        "echo no cgroup; exit 1" if failing == "containerd" else f'{sys.executable} -c "{listen}"; sleep 1'
+    )
+    (tmp_path / "containerd").write_text(f"#!/bin/sh\n{start}\n")
     for path in tmp_path.iterdir():
         path.chmod(0o755)
     deadline = Deadline.after(10, "the script")
 
     def run(call: Call) -> Answer:
         script = call.argv[2].replace(DOCKERD_LOG, str(tmp_path / "log"))
+        script = script.replace(CONTAINERD_LOG, str(tmp_path / "containerd.log"))
+        script = script.replace("/run/containerd/containerd.sock", str(tmp_path / "socket"))
         ran = process.run(["bash", "-c", script], deadline, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
-        return Answer(stdout=ran.stdout, returncode=ran.returncode)
+        return Answer(stdout=ran.stdout, stderr=ran.stderr, returncode=ran.returncode)
 
     machine.answer(["bash", "-c"], run)
     with closing(DockerEngine(machine)) as engine:
         if failing:
-            with pytest.raises(MachineError, match="ended with 32"):
+            told_why = "ended with 1: no cgroup" if failing == "containerd" else "ended with 32"
+            with pytest.raises(MachineError, match=told_why):
                 engine.start(deadline)
             assert not told.exists()
             return

@@ -10,6 +10,7 @@ from harness.catalogue.outcome import Outcome
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineError
 from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT, Container
+from harness.guest.driver import DirectCriu
 from harness.guest.probe import PROBE
 from harness.guest.workload import RunningWorkload
 from harness.machines.fake import Answer, FakeMachine
@@ -64,7 +65,8 @@ def new(results: Path) -> ScenarioRun:
 def cycle(machine: Guest, run: ScenarioRun) -> bool:
     container = Container(machine, "412")
     running = RunningWorkload(container=container, workload=run.scenario.workload, pid=35)
-    return run._cycle(container, running, 1)
+    _, lives = run._cycle(DirectCriu(container, run.criu), running, 1)
+    return lives
 
 
 def test_the_end_of_the_dumped_task_is_not_the_restored_ones(tmp_path: Path) -> None:

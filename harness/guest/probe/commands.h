@@ -14,6 +14,9 @@ void command_sha256(struct json *json, const struct options *options);
 /* `arguments` are the words after "launch", to be passed on as they are. */
 void launch(struct json *json, char **arguments);
 
+/* Likewise the words after "adopt"; returns the exit code. */
+int adopt(char **arguments);
+
 #ifdef __aarch64__
 void command_machine(struct json *json, const struct options *options);
 void command_threads(struct json *json, const struct options *options);

@@ -57,6 +57,8 @@ int main(int argc, char **argv)
 		json_write(&json, stdout);
 		return fflush(stdout) ? 1 : 0;
 	}
+	if (argc > 1 && !strcmp(argv[1], "adopt"))
+		return adopt(argv + 2);
 	for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]); i++) {
 		if (strcmp(argv[1], commands[i].name))
 			continue;
