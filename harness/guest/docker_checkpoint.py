@@ -16,12 +16,12 @@ from harness.catalogue.scenario import KeyModule
 from harness.catalogue.workloads import Workload
 from harness.core.deadline import Deadline
 from harness.core.errors import EngineError
-from harness.guest.container import WORK, GuestSide
+from harness.guest.container import IMAGES, WORK, GuestSide
 from harness.guest.criu import CriuRun, read_log
 from harness.guest.driver import LOADED_FROM, provide_criu, workload_command
 from harness.guest.engine import DockerEngine
 from harness.guest.workload import RunningWorkload
-from harness.machines.protocol import Machine
+from harness.machines.protocol import Machine, check
 
 _NAME = "criu-pac-workload"
 _SIGNALLED = 128  # an exit code above it is a signal's number plus this
@@ -102,6 +102,7 @@ class DockerCheckpoint:
             code = None
         except requests.RequestException as error:
             raise EngineError(f"container engine: {path} failed: {error}") from error
+        self._keep_log(log_name)
         return CriuRun(
             argv=("POST", path),
             returncode=code,
@@ -110,6 +111,17 @@ class DockerCheckpoint:
             said=said,
             seconds=time.monotonic() - started,
         )
+
+    def _keep_log(self, log_name: str) -> None:
+        """Copy CRIU's log, which lies where containerd's shim let runc put it, under the evidence's name."""
+        kind = log_name.partition("-")[0]
+        script = f"""
+shopt -s globstar nullglob
+for log in /run/containerd/**/*{kind}.log /var/lib/docker/containerd/**/*{kind}.log; do
+    cp "$log" {IMAGES}/{log_name} || echo "gone with its container: $log"
+done
+"""
+        check(self._machine, ["bash", "-c", script], Deadline.after(20, "CRIU's log"))
 
     def _ends(self, deadline: Deadline) -> tuple[int, ...]:
         """Return a raw wait status for every life that is over."""

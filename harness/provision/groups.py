@@ -109,6 +109,22 @@ def _kernel(name: str, suites: tuple[Suite, ...]) -> PackageGroup:
     )
 
 
+def _guest(name: str, *more: str) -> PackageGroup:
+    return PackageGroup(
+        name=name,
+        distribution="debian",
+        suites=_TRIXIE,
+        architecture="arm64",
+        # CRIU calls tar for the content of a tmpfs, tar calls /bin/sh, and that calls gzip.
+        roots=(
+            "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "dash", "docker.io", "gzip",
+            "iproute2", "kmod", "libc-bin", "mount", "procps", "qemu-guest-agent", "tar", "tini",
+            "util-linux", *more,
+        ),
+        exclude=_GUEST_EXCLUDE,
+    )  # fmt: skip
+
+
 def _criu(version: str, suites: tuple[Suite, ...]) -> PackageGroup:
     return PackageGroup(
         name=f"criu-{version}",
@@ -141,17 +157,8 @@ _ALL = [
     _kernel("6.1", _BOOKWORM),
     _kernel("6.12", _TRIXIE),
     _kernel("7.2", _FORKY),
-    PackageGroup(
-        name="guest-root",
-        distribution="debian",
-        suites=_TRIXIE,
-        architecture="arm64",
-        roots=(
-            "base-files", "base-passwd", "bash", "busybox-static", "coreutils", "docker.io", "iproute2",
-            "kmod", "libc-bin", "mount", "procps", "qemu-guest-agent", "tini", "util-linux",
-        ),
-        exclude=_GUEST_EXCLUDE,
-    ),
+    _guest("guest-root"),
+    _guest("guest-podman", "podman", "crun", "libcriu2"),
     _criu("3.17.1", _BOOKWORM),
     _criu("4.1.1", _TRIXIE),
     _criu("4.2.1", _FORKY),

@@ -21,6 +21,8 @@ from harness.provision.packages import ObtainedGroup, obtain
 from harness.provision.rootfs import RootTar
 
 GUEST_GROUP = "guest-root"
+# CRIU locks a container's network with these; Debian links them by a maintainer script.
+_IPTABLES = ("iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save")
 _FORMAT = "1"  # raise when the way an image is built changes without its scripts changing
 
 
@@ -47,7 +49,7 @@ def content_key(*parts: str) -> str:
     return hashlib.sha256("\0".join((_FORMAT, *parts)).encode()).hexdigest()[:32]
 
 
-def root_image(provision: Provision) -> Path:
+def root_image(provision: Provision, group_name: str = GUEST_GROUP) -> Path:
     """Return the guest's read-only root file system (erofs); raises as ``obtain``."""
     init = _script("criu-pac-init")
 
@@ -57,10 +59,13 @@ def root_image(provision: Provision) -> Path:
             with RootTar(tar) as root:
                 root.add_file("usr/sbin/criu-pac-init", init, mode=0o755)
                 root.add_directory("opt/criu-pac")
+                for name in _IPTABLES:
+                    root.add_symlink(f"usr/sbin/{name}", "xtables-nft-multi")
                 root.add_packages(path for _, path in group.packages)
             _make_erofs(provision, tar, work / "root.erofs")
 
-    return _from_group(provision, "root-image", GUEST_GROUP, init, build) / "root.erofs"
+    recipe = init + "\n".join(_IPTABLES).encode()
+    return _from_group(provision, "root-image", group_name, recipe, build) / "root.erofs"
 
 
 def boot_files(provision: Provision, group_name: str, modules: Iterable[str]) -> BootFiles:
