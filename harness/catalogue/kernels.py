@@ -31,7 +31,8 @@ class Kernel:
 
 # Disks, console, random numbers and the root image come first: the rest is read from that root.
 _BOOT = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "virtio_net", "erofs", "overlay")
-# CRIU asks nf_tables to hold network traffic, nf_conntrack_netlink for the connections of a namespace, and the *_diag modules for every kind of socket.
+# CRIU asks nf_tables to hold network traffic, nf_conntrack_netlink for what a network namespace tracks,
+# and the *_diag modules for every kind of socket.
 _CRIU = (
     "nf_tables",
     "nf_conntrack_netlink",

@@ -9,7 +9,7 @@ from harness.catalogue.scenario import KeyModule
 from harness.catalogue.workloads import Workload
 from harness.core.deadline import Deadline
 from harness.core.errors import EngineError
-from harness.guest.container import EXITS, IMAGES, WORK, GuestSide
+from harness.guest.container import EXITS, IMAGES, OUTPUT, WORK, GuestSide
 from harness.guest.criu import CriuRun, call_criu, read_log
 from harness.guest.driver import LOADED_FROM, provide_criu, workload_command
 from harness.guest.probe import PROBE
@@ -40,9 +40,9 @@ def runtime_spec(root: str, command: list[str], *, user_namespace: bool) -> Mapp
     mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
         {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-        {"destination": "/run", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-        {"destination": WORK, "type": "bind", "source": WORK, "options": ["rbind", "rw"]},
     ]
+    if not user_namespace:  # CRIU cannot bind a directory of the outer user namespace again
+        mounts.append({"destination": WORK, "type": "bind", "source": WORK, "options": ["rbind", "rw"]})
     sets = ("bounding", "effective", "permitted")
     return {
         "ociVersion": "1.0.2",
@@ -86,6 +86,10 @@ class Runc:
     def launch(self, workload: Workload, deadline: Deadline) -> RunningWorkload:
         """Start the workload as a container and do not wait for it."""
         spec = runtime_spec(self._root, workload_command(workload), user_namespace=self._user_namespace)
+        if self._user_namespace:  # its output is a file of its own root instead
+            own = f"{self._root}{OUTPUT}"
+            share = f"mkdir -p {self._root}{WORK} && : > {own} && ln -sf {own} {OUTPUT}"
+            check(self._machine, ["bash", "-c", share], deadline)
         write = ["bash", "-c", f"mkdir -p {_BUNDLE} && cat > {_BUNDLE}/config.json"]
         check(self._machine, write, deadline, stdin=json.dumps(spec).encode())
         start = [

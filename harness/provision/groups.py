@@ -163,6 +163,15 @@ _ALL = [
     _criu("4.1.1", _TRIXIE),
     _criu("4.2.1", _FORKY),
     *_base("debian", "debian-13", _TRIXIE),
+    PackageGroup(  # for the harness itself inside a machine
+        name="python-stdlib-debian-13",
+        distribution="debian",
+        suites=_TRIXIE,
+        architecture="arm64",
+        roots=("python3",),
+        exclude=_BASE_EXCLUDE,
+        beyond="base-debian-13",
+    ),
     *_base("debian", "debian-12", _BOOKWORM),
     # Ubuntu's archive could not be reached where the lock was made: resolved at run time.
     *_base("ubuntu", "ubuntu-24.04", (Suite(name="noble"),), locked=False),

@@ -1,5 +1,6 @@
 """`criu-pac keys` and the check of `criu-pac module verify`, run inside an arm64 machine."""
 
+import contextlib
 import importlib.metadata
 import io
 import shlex
@@ -13,20 +14,22 @@ import pytest
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
-from harness.guest.container import IMAGES, WORK, Container
+from harness.guest.container import IMAGES, NAME, WORK, Container
 from harness.guest.criu import Criu, CriuRun
+from harness.guest.engine import DockerEngine
 from harness.guest.workload import RunningWorkload
 from harness.key_module.build import build_check
 from harness.key_module.cpu_names import algorithm_name, cpu_name
 from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
 from harness.provision.context import Provision
+from harness.provision.guest_image import userland_archive
 from harness.pytest_plugin import RunScenario
 from harness.scenario.run import ScenarioRun
 
 CHECKOUT = Path(__file__).parents[2]
 KEY_FILE = f"{IMAGES}/pac-keys.img"
-SITE = f"{WORK}/site"
+SITE, PYTHON = "/opt/site", "/opt/python"
 SAVED = f"{WORK}/saved-keys"
 NO_COMPILER = "ziglang"  # 80 MB that nothing inside the machine needs
 
@@ -43,7 +46,7 @@ def checker(provision: Provision, tmp_path_factory: pytest.TempPathFactory) -> b
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The harness and what it imports, for the Python of the container, as a compressed archive."""
+    """The harness and what it imports, for the Python of the container, as an archive of its root."""
     directory = tmp_path_factory.mktemp("site")
     wanted = [one.partition(";")[0] for one in importlib.metadata.requires("criu-pac-harness") or ()]
     wanted = [one for one in wanted if not one.startswith(NO_COMPILER)]
@@ -52,10 +55,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     words += ["--only-binary=:all:", "--python-version", "3.13", "--implementation", "cp", *wanted]
     subprocess.run(words, check=True, capture_output=True, timeout=300)
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+    with tarfile.open(fileobj=packed, mode="w") as archive:
         for path in (*directory.iterdir(), CHECKOUT / "harness"):
-            archive.add(path, path.name)
+            archive.add(path, f"{SITE[1:]}/{path.name}")
     return packed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def standard_library(provision: Provision) -> bytes:
+    """What the container's minimal Python lacks."""
+    return userland_archive(provision, "python-stdlib-debian-13", whole=False).read_bytes()
 
 
 def send(container: Container, archive: bytes, *, place: str) -> None:
@@ -64,7 +73,13 @@ def send(container: Container, archive: bytes, *, place: str) -> None:
 
 
 def in_container(container: Container, *words: str) -> str:
-    command = f"PYTHONPATH={SITE} exec /usr/bin/python3 -m harness {shlex.join(words)}"
+    settings = {
+        "PYTHONHOME": f"{PYTHON}/usr",
+        "PYTHONPATH": SITE,
+        "LD_LIBRARY_PATH": f"{PYTHON}/usr/lib/aarch64-linux-gnu",
+    }
+    python = " ".join(f"{name}={value}" for name, value in settings.items())
+    command = f"{python} exec {PYTHON}/usr/bin/python3.13 -m harness {shlex.join(words)}"
     result = container.run(["bash", "-c", command], Deadline.after(90, f"criu-pac {words[0]} in the machine"))
     assert result.returncode == 0, result.error_text
     return result.text
@@ -86,7 +101,7 @@ class LeaveStopped(Criu):
 
 @pytest.mark.parametrize("workload", ["python-sleeper", "c-threads-own-keys"])
 def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
-    run_scenario: RunScenario, site: bytes, workload: str
+    run_scenario: RunScenario, site: bytes, standard_library: bytes, workload: str
 ) -> None:
     class ByHand(ScenarioRun):
         def criu(self, container: Container, *, restoring: bool) -> Criu:
@@ -97,7 +112,11 @@ def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
 
         def before_dump(self, container: Container, running: RunningWorkload) -> None:
             self.seen.carrier = True  # this test is
-            send(container, site, place=SITE)
+            with contextlib.closing(DockerEngine(container.machine)) as engine:
+                # Beside the container's own Python, which the workload has mapped.
+                check(container.machine, [*container.prefix, "mkdir", "-p", PYTHON], soon("a directory"))
+                engine.insert(NAME, PYTHON, standard_library)
+                engine.insert(NAME, "/", site)
             LeaveStopped.pid = running.pid
             said = in_container(container, "keys", "save", str(running.pid), "-o", SAVED)
             assert f"saved in {SAVED}" in said
