@@ -57,14 +57,14 @@ class CriuRun:
 
     @property
     def reason(self) -> str:
-        """What went wrong, for a sentence: the key module's words, else the last error that names a cause.
+        """What went wrong, for a sentence: the key module's first error, else the last that names a cause.
 
         Every log of 3.17.1 opens with errors of its probes of the kernel, and a failed one ends
         with "... FAILED.".
         """
         errors = [error for error in self.log.errors if not error.endswith("FAILED.")]
         of_module = [error for error in errors if error.startswith("pac-key-module: ")]
-        return (of_module or errors or [self.said or self.log.last_line or "no message"])[-1]
+        return (of_module[:1] or errors or [self.said or self.log.last_line or "no message"])[-1]
 
 
 def criu_command(build: CriuBuild) -> tuple[str, ...]:

@@ -114,6 +114,9 @@ class ScenarioRun:
     def after_dump(self, container: Container, running: RunningWorkload) -> None:
         """Do nothing after a dump that succeeded; a test that leaves the task running ends it here."""
 
+    def after_failed_dump(self, container: Container, running: RunningWorkload) -> None:
+        """Do nothing after a dump that failed; a test looks here at what is left of the task."""
+
     def between(self, container: Container, cycle: int) -> None:
         """Do nothing to the images between dump and restore; a test does something to them here."""
 
@@ -237,6 +240,8 @@ class ScenarioRun:
             seen.dump = driver.dump(running, self._limit.within(_DUMP_SECONDS, "dump"), cycle=cycle)
         self._check_limit(seen.dump)
         if seen.dump.returncode != 0:
+            if not seen.dump.hung:
+                self.after_failed_dump(running.container, running)
             return False
         # CRIU kills the dumped task and does not wait; its end has to be on record before the
         # restored task, which has the same pid, can have one.

@@ -99,7 +99,7 @@ class LeaveStopped(Criu):
         return result
 
 
-@pytest.mark.parametrize("workload", ["python-sleeper", "c-threads-own-keys"])
+@pytest.mark.parametrize("workload", ["c-threads-own-keys"])
 def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
     run_scenario: RunScenario, site: bytes, standard_library: bytes, workload: str
 ) -> None:
