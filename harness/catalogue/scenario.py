@@ -34,6 +34,7 @@ class Driver(Enum):
     CRIU = "criu"
     RUNC = "runc"
     DOCKER = "docker"
+    PODMAN = "podman"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

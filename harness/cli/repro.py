@@ -111,7 +111,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         "python-sleeper"
     ),
     driver: Annotated[
-        str, typer.Option(metavar="criu|runc|docker", help="Who calls CRIU.")
+        str, typer.Option(metavar="criu|runc|docker|podman", help="Who calls CRIU.")
     ] = Driver.CRIU.value,
     control: Annotated[
         bool,

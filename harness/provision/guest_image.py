@@ -21,6 +21,7 @@ from harness.provision.packages import ObtainedGroup, obtain
 from harness.provision.rootfs import RootTar
 
 GUEST_GROUP = "guest-root"
+PODMAN_GROUP = "guest-podman"  # the same with podman and crun
 # CRIU locks a container's network with these; Debian links them by a maintainer script.
 _IPTABLES = ("iptables-restore", "iptables-save", "ip6tables-restore", "ip6tables-save")
 _FORMAT = "1"  # raise when the way an image is built changes without its scripts changing

@@ -30,8 +30,8 @@ RunScenario = Callable[..., ScenarioResult]
 
 
 _MARKER = (
-    "machine(cpu=NAME, kernel=NAME, base=NAME, criu=[NAME, ...]): the machine the test runs in; "
-    "SRC:DST for cpu or kernel restores on another one, criu lists the builds in it"
+    "machine(cpu=NAME, kernel=NAME, base=NAME, criu=[NAME, ...], driver=NAME): the machine the test runs in; "
+    "SRC:DST for cpu or kernel restores on another one, criu lists the builds in it, driver what calls them"
 )
 
 
@@ -67,7 +67,13 @@ def machine_kinds(
     cpus = wanted.get("cpu", DEFAULT_CPU.name).split(":")
     kernels = wanted.get("kernel", DEFAULT_KERNEL.name).split(":")
     source, target = (
-        MachineKind(cpu=cpu_named(cpus[at]), kernel=kernel_named(kernels[at]), base=base, builds=builds)
+        MachineKind(
+            cpu=cpu_named(cpus[at]),
+            kernel=kernel_named(kernels[at]),
+            base=base,
+            builds=builds,
+            driver=Driver(wanted.get("driver", Driver.CRIU.value)),
+        )
         for at in (0, -1)
     )
     for kind in (source, target):
@@ -102,7 +108,7 @@ def run_scenario(
         criu: str = source.builds[0].name,
         workload: str = "python-sleeper",
         cycles: int = 1,
-        driver: str = Driver.CRIU.value,
+        driver: str | None = None,
         runner: type[ScenarioRun] = ScenarioRun,
     ) -> ScenarioResult:
         names = criu.split(":")
@@ -114,7 +120,7 @@ def run_scenario(
             module=module,
             workload=load_workload(workload),
             base=source.base.base,
-            driver=Driver(driver),
+            driver=Driver(driver) if driver else source.driver,
             cycles=cycles,
         )
         options = RunOptions(results=tmp_path, command=f"pytest {request.node.nodeid}", builds=source.builds)

@@ -11,6 +11,7 @@ from typing import Any
 from harness.catalogue.cpus import CpuModel
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
+from harness.catalogue.scenario import Driver
 from harness.catalogue.workloads import Workload
 from harness.core import steps
 from harness.core.closing import Closing
@@ -29,7 +30,15 @@ from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, col
 from harness.provision.base_protection import LIBC_PATHS, check_protection
 from harness.provision.bundle import bundle
 from harness.provision.context import Provision
-from harness.provision.guest_image import Part, boot_files, content_key, root_image, tools_image
+from harness.provision.guest_image import (
+    GUEST_GROUP,
+    PODMAN_GROUP,
+    Part,
+    boot_files,
+    content_key,
+    root_image,
+    tools_image,
+)
 from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
 from harness.scenario.qemu_program import QemuProgram, bundled_qemu, qemu_at
@@ -41,12 +50,18 @@ CLONE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineKind:
-    """What a template is made for."""
+    """What a template is made for; ``driver`` decides which engines its guest system has."""
 
     cpu: CpuModel
     kernel: Kernel
     base: PreparedBase
     builds: tuple[CriuBuild, ...]
+    driver: Driver = Driver.CRIU
+
+    @property
+    def guest_group(self) -> str:
+        """The package group of the guest system: podman is large and only in the one that needs it."""
+        return PODMAN_GROUP if self.driver is Driver.PODMAN else GUEST_GROUP
 
 
 class Lab(Closing):
@@ -197,7 +212,7 @@ class Lab(Closing):
         return MachineFiles(
             kernel=boot.kernel,
             initramfs=boot.initramfs,
-            root=root_image(self.provision),
+            root=root_image(self.provision, kind.guest_group),
             tools=tools_image(self.provision, self._tools(kind.builds)),
         )
 

@@ -21,6 +21,7 @@ from harness.guest.container import CORES, Container
 from harness.guest.criu import Criu, CriuRun
 from harness.guest.docker_checkpoint import DockerCheckpoint
 from harness.guest.driver import CheckpointDriver, DirectCriu
+from harness.guest.podman import Podman
 from harness.guest.prepare import SCENARIO_IMAGE
 from harness.guest.probe_results import CoreReport, parse
 from harness.guest.runc import Runc
@@ -104,6 +105,8 @@ class ScenarioRun:
         builds = (cell.criu_dump, cell.criu_restore)
         if cell.driver is Driver.RUNC:
             return Runc(site.machine, site.facts["container_root"], builds, cell.module)
+        if cell.driver is Driver.PODMAN:
+            return Podman(site.machine, site.facts["container_root"], builds, cell.module)
         if cell.driver is Driver.DOCKER:
             return DockerCheckpoint(site.machine, SCENARIO_IMAGE, builds, cell.module)
         return DirectCriu(site.container, self.criu)
@@ -129,7 +132,9 @@ class ScenarioRun:
         with self._phase("template"):
             source, target = (
                 self.lab.template(
-                    MachineKind(cpu=spec.cpu, kernel=spec.kernel, base=self.base, builds=builds)
+                    MachineKind(
+                        cpu=spec.cpu, kernel=spec.kernel, base=self.base, builds=builds, driver=cell.driver
+                    )
                 )
                 for spec in (cell.source, cell.target)
             )

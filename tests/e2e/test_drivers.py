@@ -66,6 +66,13 @@ def test_threads_with_their_own_keys_in_a_user_namespace_under_seccomp(
     as_predicted(result, Outcome.SURVIVED if module.loaded else Outcome.SIGNED_PC_FAULT)
 
 
+@pytest.mark.machine(driver="podman")
+@pytest.mark.parametrize("module", [KeyModule.NONE, KeyModule.PLUGIN])
+def test_podman(run_scenario: RunScenario, module: KeyModule) -> None:
+    result = run_scenario(module)
+    as_predicted(result, Outcome.SURVIVED if module.loaded else Outcome.SIGNED_PC_FAULT)
+
+
 def test_three_cycles_under_runc(run_scenario: RunScenario) -> None:
     result = run_scenario(KeyModule.PLUGIN, driver="runc", workload="c-tree", cycles=3)
     as_predicted(result, Outcome.SURVIVED)
