@@ -18,7 +18,8 @@ class CriuBuild:
     compiled with branch protection, ``plugin_hooks`` how many hooks it knows (a plugin with
     more is refused), ``package_group`` its group in the package lock, ``label`` how people
     should call it. ``masks_pac``: it runs with HWCAP_PACA and HWCAP_PACG hidden from it, which
-    makes it leave keys alone like a version before 4.1: a stand-in of this harness.
+    makes it leave keys alone like a version before 4.1: a stand-in of this harness. ``path`` is
+    the directory of a build that comes from no package.
     """
 
     name: str
@@ -29,6 +30,7 @@ class CriuBuild:
     plugin_hooks: int
     label: str
     masks_pac: bool = False
+    path: str | None = None
 
 
 def _stand_in(of: CriuBuild, label: str) -> CriuBuild:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import cache, keys, module, repro, shell
+from harness.cli import build, cache, keys, module, repro, shell
 from harness.core.errors import ExitCode, HarnessError
 
 PROGRAM = "criu-pac"
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("repro")(repro.repro)
 app.command("shell")(shell.shell)
 app.add_typer(cache.app, name="cache")
+app.add_typer(build.app, name="build")
 app.add_typer(module.app, name="module")
 app.add_typer(keys.app, name="keys")
 

@@ -12,6 +12,7 @@ from harness.catalogue.kernels import kernel
 from harness.catalogue.names import suggestion
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.core.errors import UsageError
+from harness.provision.criu_build import read_build
 
 T = TypeVar("T")
 
@@ -23,8 +24,16 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[KMGT]?)B?", re.IGNORECAS
 
 
 def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
-    """Return the builds for dump and restore of "3.17.1" or "DUMP:RESTORE"; raises UsageError."""
-    return _pair(text, criu_build)
+    """Return the builds for dump and restore of "3.17.1" or "DUMP:RESTORE"; raises UsageError.
+
+    Each is a name or the directory of a build.
+    """
+    return _pair(text, criu_of)
+
+
+def criu_of(text: str) -> CriuBuild:
+    """Return the build of a name or of a directory ("./4.1.1-mine"); raises UsageError."""
+    return read_build(Path(text)) if "/" in text else criu_build(text)
 
 
 def machines(cpus: str, kernels: str) -> tuple[MachineSpec, MachineSpec]:

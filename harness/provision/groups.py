@@ -139,6 +139,17 @@ def _criu(version: str, suites: tuple[Suite, ...]) -> PackageGroup:
     )
 
 
+def _build_tools(architecture: str, *compiler: str) -> PackageGroup:
+    return PackageGroup(
+        name=f"build-tools-{architecture}",
+        distribution="debian",
+        suites=_TRIXIE,
+        architecture=architecture,
+        roots=(*compiler, "make", "pkgconf-bin", "protobuf-c-compiler", "protobuf-compiler"),
+        exclude=_excluded(_SCRIPTS, "dpkg", "debconf"),
+    )
+
+
 def _host_tools(architecture: str) -> PackageGroup:
     return PackageGroup(
         name=f"host-tools-{architecture}",
@@ -159,6 +170,19 @@ _ALL = [
     _kernel("7.2", _FORKY),
     _guest("guest-root"),
     _guest("guest-podman", "podman", "crun", "libcriu2"),
+    _build_tools("amd64", "binutils-aarch64-linux-gnu", "gcc-aarch64-linux-gnu"),
+    _build_tools("arm64", "binutils", "gcc"),
+    PackageGroup(  # what CRIU is compiled against
+        name="criu-dev",
+        distribution="debian",
+        suites=_TRIXIE,
+        architecture="arm64",
+        roots=(
+            "libbsd-dev", "libc6-dev", "libcap-dev", "libgnutls28-dev", "libnet1-dev", "libnftables-dev",
+            "libnl-3-dev", "libprotobuf-c-dev", "libprotobuf-dev", "uuid-dev",
+        ),
+        exclude=_excluded(_SCRIPTS, "dpkg", "debconf"),
+    ),
     _criu("3.17.1", _BOOKWORM),
     _criu("4.1.1", _TRIXIE),
     _criu("4.2.1", _FORKY),

@@ -236,9 +236,10 @@ class Lab(Closing):
             Part(place="plugins/none", path=none, digest="empty"),
             Part(place=f"lib/{MASK_NAME}", path=mask / MASK_NAME, digest=mask_key()),
         ]
-        for group in sorted({build.package_group for build in builds}):
-            unpacked = bundle(group, self.provision)
-            parts.append(Part(place=f"criu/{group}", path=unpacked.root, digest=unpacked.root.name))
+        for group, path in sorted({(build.package_group, build.path or "") for build in builds}):
+            root = Path(path) if path else bundle(group, self.provision).root
+            digest = group if path else root.name  # the group of a build tells its content
+            parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
         return parts
 
     def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
