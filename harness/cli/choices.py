@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from harness.catalogue.bases import base
 from harness.catalogue.cpus import cpu
-from harness.catalogue.criu_builds import CriuBuild, criu_build
+from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import kernel
 from harness.catalogue.names import suggestion
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.core.errors import UsageError
-from harness.provision.criu_build import read_build
+from harness.provision.criu_build import criu_of
 
 T = TypeVar("T")
 
@@ -29,11 +29,6 @@ def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
     Each is a name or the directory of a build.
     """
     return _pair(text, criu_of)
-
-
-def criu_of(text: str) -> CriuBuild:
-    """Return the build of a name or of a directory ("./4.1.1-mine"); raises UsageError."""
-    return read_build(Path(text)) if "/" in text else criu_build(text)
 
 
 def machines(cpus: str, kernels: str) -> tuple[MachineSpec, MachineSpec]:

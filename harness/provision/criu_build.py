@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.criu_builds import CriuBuild, criu_build
 from harness.core import steps
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, UsageError
@@ -92,6 +92,11 @@ def read_build(path: Path) -> CriuBuild:
         label=f"CRIU {version} built from {facts['source']}",
         path=str(path.resolve()),
     )
+
+
+def criu_of(text: str) -> CriuBuild:
+    """Return the build of a name of the catalogue or of a directory ("./mine"); raises UsageError."""
+    return read_build(Path(text)) if "/" in text else criu_build(text)
 
 
 def _compile(tree: Path, tools: CrossTools, *, protect: bool) -> None:

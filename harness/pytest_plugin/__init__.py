@@ -21,6 +21,7 @@ from harness.core.rundir import sweep
 from harness.guest.workload import load_workload
 from harness.provision.bases import prepare_base
 from harness.provision.context import Provision
+from harness.provision.criu_build import criu_of
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
@@ -96,8 +97,8 @@ def run_scenario(
 ) -> RunScenario:
     """Return a function that runs one scenario on the test's machines and gives its result.
 
-    Its parameters: ``module`` (KeyModule), ``criu`` ("NAME" or "DUMP:RESTORE", of those in the
-    machines; default: the first of them), ``workload`` (a name), ``cycles``, ``driver`` (a name),
+    Its parameters: ``module`` (KeyModule), ``criu`` ("NAME" or "DUMP:RESTORE", names or directories
+    of builds; default: the first of the machine's), ``workload`` (a name), ``cycles``, ``driver`` (a name),
     ``runner`` (a ScenarioRun class). An infrastructure error fails the test as such.
     """
     source, target = machine_kinds
@@ -115,8 +116,8 @@ def run_scenario(
         scenario = Scenario(
             source=MachineSpec(cpu=source.cpu, kernel=source.kernel),
             target=MachineSpec(cpu=target.cpu, kernel=target.kernel),
-            criu_dump=criu_build(names[0]),
-            criu_restore=criu_build(names[-1]),
+            criu_dump=criu_of(names[0]),
+            criu_restore=criu_of(names[-1]),
             module=module,
             workload=load_workload(workload),
             base=source.base.base,
