@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.catalogue.outcome import Outcome
+from harness.catalogue.outcome import Outcome, Verdict
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
 from harness.guest.container import IMAGES, Container
+from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
 from harness.pytest_plugin import RunScenario
 from harness.scenario.run import ScenarioRun
@@ -39,6 +40,11 @@ class WithFlippedBit(ScenarioRun):
         in_guest(container, f"printf x | dd of={KEY_FILE} bs=1 seek=200 conv=notrunc status=none")
 
 
+class WithFutureVersion(ScenarioRun):
+    def between(self, container: Container, cycle: int) -> None:
+        in_guest(container, rf"printf '\003' | dd of={KEY_FILE} bs=1 seek=8 conv=notrunc status=none")
+
+
 class WithForeignKeyFile(ScenarioRun):
     """The key file of the first dump beside the images of the second."""
 
@@ -63,6 +69,7 @@ def test_images_without_a_key_file_are_restored_as_before_with_a_warning(
         (WithUnfinishedKeyFile, 1, "pac-keys.img.tmp is the unfinished key file"),
         (WithTruncatedKeyFile, 1, "truncated"),
         (WithFlippedBit, 1, "damaged"),
+        (WithFutureVersion, 1, "has a format version this module does not know"),
         (WithForeignKeyFile, 2, "belongs to another dump"),
     ],
 )
@@ -88,3 +95,30 @@ def test_the_key_file_is_for_root_alone(run_scenario: RunScenario) -> None:
 
     run_scenario(KeyModule.PLUGIN, runner=Looks)
     assert seen == ["600 0\n"]
+
+
+@pytest.mark.machine(kernel="6.12", criu=["4.1.1-nopac", "4.2.1", "4.2.1-nopac"])
+@pytest.mark.parametrize("criu", ["4.1.1-nopac", "4.2.1"])
+def test_a_foreign_key_file_is_refused_by_later_versions_too(run_scenario: RunScenario, criu: str) -> None:
+    result = run_scenario(KeyModule.PLUGIN, criu=criu, runner=WithForeignKeyFile, cycles=2)
+    assert result.outcome is Outcome.RESTORE_REFUSED, result.reason
+    assert "belongs to another dump" in result.reason
+
+
+@pytest.mark.machine(kernel="5.10")
+@pytest.mark.parametrize("module", [KeyModule.NONE, KeyModule.PLUGIN])
+def test_a_kernel_that_does_not_tell_which_keys_are_enabled_is_served(
+    run_scenario: RunScenario, module: KeyModule
+) -> None:
+    masks = []
+
+    class Reads(ScenarioRun):
+        def between(self, container: Container, cycle: int) -> None:
+            if module.loaded:
+                content = container.machine.read_file(KEY_FILE, Deadline.after(20, "the key file"))
+                masks.extend(thread.enabled_keys for thread in parse_key_file(content).threads)
+
+    result = run_scenario(module, runner=Reads)
+    assert result.verdict is Verdict.AS_PREDICTED, result.reason
+    assert result.outcome is (Outcome.SURVIVED if module.loaded else Outcome.SIGNED_PC_FAULT)
+    assert masks == [None] * module.loaded
