@@ -110,7 +110,7 @@ def test_a_foreign_key_file_is_refused_by_later_versions_too(run_scenario: RunSc
 def test_a_kernel_that_does_not_tell_which_keys_are_enabled_is_served(
     run_scenario: RunScenario, module: KeyModule
 ) -> None:
-    masks = []
+    masks: list[int | None] = []
 
     class Reads(ScenarioRun):
         def between(self, container: Container, cycle: int) -> None:
