@@ -25,7 +25,8 @@ class CpuModel:
     the CPU authenticates pointers, ``fpac`` whether a failed authentication faults at once
     (SIGILL) instead of leaving a broken pointer (SIGSEGV); ``lva`` whether it has 52-bit
     virtual addresses (FEAT_LVA), which leaves three bits to a code instead of seven where the
-    kernel uses them; ``core_of`` names a product with this core.
+    kernel uses them; ``core_of`` names a product with this core; ``boot`` is added to the kernel's
+    command line.
     """
 
     name: str
@@ -36,6 +37,7 @@ class CpuModel:
     lva: bool = False
     core_of: str = ""
     note: str = ""
+    boot: str = ""
 
 
 def _catalogue(*models: CpuModel) -> Mapping[str, CpuModel]:
@@ -51,6 +53,15 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
         algorithm=PacAlgorithm.IMPDEF,
         core_of="Graviton3",
         note="the core of the machine in the upstream report",
+    ),
+    CpuModel(
+        name="neoverse-v1-nopauth",
+        qemu="neoverse-v1",
+        pac=False,
+        fpac=False,
+        algorithm=None,
+        boot="arm64.nopauth",
+        note="control: a kernel that leaves PAC off (Linux 5.12); stands in for one built without it",
     ),
     CpuModel(name="neoverse-n2", qemu="neoverse-n2", pac=True, fpac=True, algorithm=PacAlgorithm.IMPDEF),
     CpuModel(name="cortex-a710", qemu="cortex-a710", pac=True, fpac=True, algorithm=PacAlgorithm.IMPDEF),
@@ -97,6 +108,7 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
 )
 
 DEFAULT_CPU = CPUS["neoverse-v1"]
+NOPAUTH_CPU = CPUS["neoverse-v1-nopauth"]
 CONTROL_CPU = CPUS["neoverse-n1"]  # the control arm without pointer authentication
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import build, cache, keys, module, repro, shell
+from harness.cli import build, cache, keys, matrix, module, repro, shell
 from harness.core.errors import ExitCode, HarnessError
 
 PROGRAM = "criu-pac"
@@ -24,6 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("repro")(repro.repro)
+app.command("matrix")(matrix.matrix)
+app.command("show")(matrix.show)
+app.command("diff")(matrix.diff)
+app.command("report")(matrix.report)
 app.command("shell")(shell.shell)
 app.add_typer(cache.app, name="cache")
 app.add_typer(build.app, name="build")

@@ -5,19 +5,12 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.groups import command_group
 from harness.cli.session import Verbosity, provisioned
-from harness.core.errors import ExitCode
 from harness.provision.criu_build import build_criu
 from harness.reporting import progress
 
-app = typer.Typer(help="Build programs for the machines from source.", invoke_without_command=True)
-
-
-@app.callback()
-def _options(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        context.get_help()  # printed as it is made, by typer with rich
-        raise typer.Exit(ExitCode.USAGE)
+app = command_group("Build programs for the machines from source.")
 
 
 @app.command("criu")

@@ -7,20 +7,14 @@ from typing import Annotated
 import typer
 
 from harness.cli.choices import size
+from harness.cli.groups import command_group
 from harness.cli.session import Verbosity, provisioned
-from harness.core.errors import ExitCode, UsageError
+from harness.core.errors import UsageError
 from harness.provision.lock import LockedGroup, lock_path, read_lock
 from harness.provision.packages import update_lock
 from harness.reporting import inventory, progress
 
-app = typer.Typer(help="The cache of downloads, images and templates.", invoke_without_command=True)
-
-
-@app.callback()
-def _options(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        context.get_help()  # printed as it is made, by typer with rich
-        raise typer.Exit(ExitCode.USAGE)
+app = command_group("The cache of downloads, images and templates.")
 
 
 @app.command("list")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.catalogue.bases import base
-from harness.catalogue.cpus import cpu
+from harness.catalogue.cpus import CpuModel, cpu
 from harness.catalogue.criu_builds import CriuBuild
-from harness.catalogue.kernels import kernel
+from harness.catalogue.kernels import Kernel, kernel
 from harness.catalogue.names import suggestion
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.core.errors import UsageError
@@ -33,12 +33,22 @@ def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
 
 def machines(cpus: str, kernels: str) -> tuple[MachineSpec, MachineSpec]:
     """Return source and target of "neoverse-v1" or "SRC:DST", and of a kernel or two; raises UsageError."""
-    source_cpu, target_cpu = _pair(cpus, cpu)
-    source_kernel, target_kernel = _pair(kernels, kernel)
+    source_cpu, target_cpu = cpu_pair(cpus)
+    source_kernel, target_kernel = kernel_pair(kernels)
     return (
         MachineSpec(cpu=source_cpu, kernel=source_kernel),
         MachineSpec(cpu=target_cpu, kernel=target_kernel),
     )
+
+
+def kernel_pair(text: str) -> tuple[Kernel, Kernel]:
+    """Return source's and target's kernel of "6.1" or "SRC:DST"; raises UsageError."""
+    return _pair(text, kernel)
+
+
+def cpu_pair(text: str) -> tuple[CpuModel, CpuModel]:
+    """Return source's and target's CPU of "neoverse-v1" or "SRC:DST"; raises UsageError."""
+    return _pair(text, cpu)
 
 
 def _pair(text: str, find: Callable[[str], T]) -> tuple[T, T]:

@@ -5,24 +5,14 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.groups import command_group
 from harness.cli.session import session
-from harness.core.errors import ExitCode
 from harness.key_module.keyfile import read_unbound_file, write_unbound_file
 from harness.key_module.ptrace_keys import load, save
 
-app = typer.Typer(
-    help="Save and load the keys of a process by ptrace: around a dump and `criu restore --leave-stopped`.",
-    invoke_without_command=True,
-)
+app = command_group("Save and load keys by ptrace: around a dump and `criu restore --leave-stopped`.")
 
 Pid = Annotated[int, typer.Argument(metavar="PID", min=1, help="The process; its descendants are included.")]
-
-
-@app.callback()
-def _options(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        context.get_help()  # printed as it is made, by typer with rich
-        raise typer.Exit(ExitCode.USAGE)
 
 
 @app.command("save")

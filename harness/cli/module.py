@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.groups import command_group
 from harness.cli.session import Verbosity, provisioned, session
 from harness.core.deadline import Deadline
 from harness.core.errors import ExitCode, UsageError
@@ -20,10 +21,7 @@ from harness.key_module.status import machine_status
 from harness.provision.context import Provision
 from harness.reporting.facts import print_facts
 
-app = typer.Typer(
-    help="The PAC key module: a CRIU plugin that carries keys for CRIU versions that do not.",
-    invoke_without_command=True,
-)
+app = command_group("The PAC key module: a CRIU plugin that carries keys for CRIU versions that do not.")
 
 ARM64 = "aarch64"
 
@@ -34,13 +32,6 @@ Root = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which files would be written or removed.")]
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="A directory with CRIU's images.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-@app.callback()
-def _options(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        context.get_help()  # printed as it is made, by typer with rich
-        raise typer.Exit(ExitCode.USAGE)
 
 
 @app.command("build")

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,9 @@ from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
 from harness.cli import backend, choices
 from harness.cli.parallel import ParallelArms, default_parallelism
+from harness.cli.running import RESULTS, base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned
-from harness.core.errors import ExitCode, HostError, StorageError, UsageError
+from harness.core.errors import ExitCode, HostError, UsageError
 from harness.provision.context import Provision
 from harness.reporting import progress
 from harness.reporting.jsonl import append_result
@@ -31,10 +32,8 @@ from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
-    from harness.provision.prepared_base import PreparedBase
     from harness.scenario.lab import Lab
 
-_RESULTS = Path("criu-pac-results")
 _TIMEOUT = 120.0
 _GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
 
@@ -123,7 +122,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     results: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help=f"Where results.jsonl and evidence go; default: ./{_RESULTS}/<time>."
+            metavar="DIR", help=f"Where results.jsonl and evidence go; default: ./{RESULTS}/<time>."
         ),
     ] = None,
     keep: Annotated[
@@ -159,15 +158,15 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
     with progress.shown(verbose=verbose):
         chosen, _ = backend.choose_base(request.base, provision)
         arms = request.arms(chosen.base)
-        bases = _prepared(arms, chosen, provision)
+        bases = prepared_bases(arms, provision, chosen)
         # A QEMU that cannot be used is an error of the command, not a result of every arm.
         _ = lab.qemu_version
     command = request.command(chosen.base)
-    directory = results.absolute() if results else _new_directory(started)
+    directory = results.absolute() if results else new_directory(started)
     options = RunOptions(results=directory, timeout=request.timeout, keep=request.keep, command=command)
 
     def record() -> None:
-        used = {**lab.manifest(), "bases": {name: _base_record(one) for name, one in bases.items()}}
+        used = {**lab.manifest(), "bases": {name: base_record(one) for name, one in bases.items()}}
         write_record(directory, command=command, started=f"{started:%Y-%m-%dT%H:%M:%SZ}", used=used)
 
     def stop() -> None:
@@ -189,27 +188,6 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
         if request.keep:
             _wait_for_interrupt()
         return code
-
-
-def _prepared(
-    arms: Sequence[Arm], chosen: "PreparedBase", provision: Provision
-) -> Mapping[str, "PreparedBase"]:
-    """Return the bases of all arms by name: the chosen one, and that of a control."""
-    prepared = {chosen.base.name: chosen}
-    for base in (arm.scenario.base for arm in arms):
-        if base.name not in prepared:
-            prepared[base.name] = backend.prepare_base(base, provision)
-    return prepared
-
-
-def _base_record(base: "PreparedBase") -> Mapping[str, object]:
-    return {
-        "route": base.route.value,
-        "digest": base.digest,
-        "index_digest": base.index_digest,
-        "manifest_digest": base.manifest_digest,
-        "notes": list(base.notes),
-    }
 
 
 def _collected(
@@ -244,20 +222,3 @@ def _wait_for_interrupt() -> None:
             time.sleep(_GLANCE)
     except KeyboardInterrupt:
         typer.echo("", err=True)
-
-
-def _new_directory(started: datetime) -> Path:
-    """Make and return a results directory of this run's own."""
-    for number in range(1, 100):
-        suffix = f"-{number}" if number > 1 else ""
-        path = (_RESULTS / f"{started:%Y%m%dT%H%M%SZ}{suffix}").absolute()
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise StorageError(
-                f"cannot make {path}: {error.strerror}", hint="name another place with --results"
-            ) from error
-        return path
-    raise StorageError(f"no free name left in {_RESULTS.absolute()}")

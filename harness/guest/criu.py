@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.catalogue.criu_builds import CriuBuild
@@ -141,6 +141,11 @@ def call_criu(container: Container, argv: Sequence[str], log_name: str, deadline
     return CriuRun(
         argv=tuple(argv), returncode=returncode, log=log, log_name=log_name, said=said, seconds=seconds
     )
+
+
+def with_log(container: Container, call: CriuRun, log_name: str) -> CriuRun:
+    """Return a call of an engine with CRIU's log, which has been given the name ``log_name``."""
+    return replace(call, log=read_log(container, log_name), log_name=log_name)
 
 
 def read_log(container: Container, name: str) -> CriuLog:

@@ -18,13 +18,12 @@ from harness.core.deadline import Deadline
 from harness.core.errors import EngineError
 from harness.guest.container import IMAGES, WORK, GuestSide
 from harness.guest.criu import CriuRun, read_log
-from harness.guest.driver import LOADED_FROM, provide_criu, workload_command
+from harness.guest.driver import LOADED_FROM, provide_criu, wait_status, workload_command
 from harness.guest.engine import DockerEngine
 from harness.guest.workload import RunningWorkload
 from harness.machines.protocol import Machine, check
 
 _NAME = "criu-pac-workload"
-_SIGNALLED = 128  # an exit code above it is a signal's number plus this
 
 
 class DockerCheckpoint:
@@ -130,7 +129,7 @@ done
         if state["Running"]:
             return self._earlier
         code = int(state["ExitCode"])
-        return (*self._earlier, code - _SIGNALLED if code > _SIGNALLED else code << 8)
+        return (*self._earlier, wait_status(code))
 
     def _state(self, name: str) -> Mapping[str, Any]:
         try:

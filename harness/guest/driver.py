@@ -15,6 +15,7 @@ from harness.machines.protocol import Machine, check
 
 DEFAULT_LIBRARIES = "/usr/lib/criu"
 CONFIGURATION = "/etc/criu"
+_SIGNALLED = 128
 LOADED_FROM = ("default-directory", "default.conf", "runc.conf")
 
 
@@ -60,6 +61,11 @@ def workload_command(workload: Workload) -> list[str]:
     directory = f"{WORKLOADS}/{workload.name}"
     program = f"cd {shlex.quote(directory)} && exec {shlex.join(workload.argv)}"
     return ["/bin/bash", "-c", f"{program} >> {OUTPUT} 2>&1 < /dev/null"]
+
+
+def wait_status(exit_code: int) -> int:
+    """Return the raw wait status behind an engine's exit code: 128 and a signal's number, or the code."""
+    return exit_code - _SIGNALLED if exit_code > _SIGNALLED else exit_code << 8
 
 
 def provide_criu(

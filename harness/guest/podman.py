@@ -8,13 +8,12 @@ from harness.catalogue.workloads import Workload
 from harness.core.deadline import Deadline
 from harness.core.errors import EngineError
 from harness.guest.container import IMAGES, WORK, GuestSide
-from harness.guest.criu import CriuRun, call_criu, read_log
-from harness.guest.driver import provide_criu, workload_command
+from harness.guest.criu import CriuRun, call_criu, with_log
+from harness.guest.driver import provide_criu, wait_status, workload_command
 from harness.guest.workload import RunningWorkload
 from harness.machines.protocol import Machine, check
 
 _NAME = "workload"
-_SIGNALLED = 128  # an exit code above it is a signal's number plus this
 # Its files on a tmpfs (the root is an overlay), no systemd to ask for cgroups.
 _PODMAN = (
     *("podman", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "crun"),
@@ -67,21 +66,14 @@ class Podman:
         kind = log_name.partition("-")[0]
         keep = f"shopt -s globstar; cp {_LOGS}/**/{kind}.log {IMAGES}/{log_name} || echo none"
         check(self._machine, ["bash", "-c", keep], Deadline.after(20, "CRIU's log"))
-        return CriuRun(
-            argv=call.argv,
-            returncode=call.returncode,
-            log=read_log(self._guest, log_name),
-            log_name=log_name,
-            said=call.said,
-            seconds=call.seconds,
-        )
+        return with_log(self._guest, call, log_name)
 
     def _ends(self, deadline: Deadline) -> tuple[int, ...]:
         """Return a raw wait status for every life that is over."""
         _, running, code = self._state(deadline)
         if running:
             return self._earlier
-        return (*self._earlier, code - _SIGNALLED if code > _SIGNALLED else code << 8)
+        return (*self._earlier, wait_status(code))
 
     def _state(self, deadline: Deadline) -> tuple[int, bool, int]:
         """Return process id, whether it runs, and exit code, of podman's own record."""

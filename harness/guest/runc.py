@@ -10,7 +10,7 @@ from harness.catalogue.workloads import Workload
 from harness.core.deadline import Deadline
 from harness.core.errors import EngineError
 from harness.guest.container import EXITS, IMAGES, OUTPUT, WORK, GuestSide
-from harness.guest.criu import CriuRun, call_criu, read_log
+from harness.guest.criu import CriuRun, call_criu, with_log
 from harness.guest.driver import LOADED_FROM, provide_criu, workload_command
 from harness.guest.probe import PROBE
 from harness.guest.workload import RunningWorkload
@@ -148,11 +148,4 @@ class Runc:
         """Keep the log under the name that the evidence looks for."""
         rename = ["bash", "-c", f"mv {IMAGES}/{call.log_name} {IMAGES}/{name}; exit 0"]
         check(self._machine, rename, Deadline.after(20, "CRIU's log"))
-        return CriuRun(
-            argv=call.argv,
-            returncode=call.returncode,
-            log=read_log(self._guest, name),
-            log_name=name,
-            said=call.said,
-            seconds=call.seconds,
-        )
+        return with_log(self._guest, call, name)

@@ -13,7 +13,7 @@ from rich.text import Text
 from harness.catalogue.outcome import Verdict
 from harness.scenario.result import ScenarioResult
 
-_COLOURS = {
+COLOURS = {
     Verdict.AS_PREDICTED: "green",
     Verdict.KNOWN_ISSUE: "yellow",
     Verdict.REGRESSION: "red",
@@ -74,7 +74,7 @@ def _fitting(results: Sequence[ScenarioResult], console: Console) -> list[Table]
 
 
 def _style(fact: str, result: ScenarioResult) -> str:
-    return _COLOURS[result.verdict] if fact in {"outcome", "verdict"} else ""
+    return COLOURS[result.verdict] if fact in {"outcome", "verdict"} else ""
 
 
 def _hex(value: int | None) -> str:

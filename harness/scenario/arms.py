@@ -19,8 +19,8 @@ WITH_MODULE = "pac-key-module"
 CONTROL_NO_PAC = "control-no-pac"
 CONTROL_UNPROTECTED = "control-unprotected"
 
-# What each kind of verdict is worth; of several arms the first of _WORST_FIRST decides.
-_EXIT_CODES: Mapping[Verdict, int] = MappingProxyType(
+# What each kind of verdict is worth; of several arms the first of WORST_FIRST decides.
+EXIT_CODES: Mapping[Verdict, int] = MappingProxyType(
     {
         Verdict.AS_PREDICTED: ExitCode.OK,
         Verdict.KNOWN_ISSUE: ExitCode.OK,
@@ -30,7 +30,7 @@ _EXIT_CODES: Mapping[Verdict, int] = MappingProxyType(
         Verdict.ERROR: ExitCode.INFRASTRUCTURE,
     }
 )
-_WORST_FIRST = (ExitCode.REGRESSION, ExitCode.INVALID, ExitCode.INFRASTRUCTURE)
+WORST_FIRST = (ExitCode.REGRESSION, ExitCode.INVALID, ExitCode.INFRASTRUCTURE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def repro_exit(results: Sequence[ScenarioResult]) -> tuple[int, str]:
     if missing := {STOCK, WITH_MODULE} - by_name.keys():
         raise ValueError(f"no result of {', '.join(sorted(missing))}")
     findings = [_finding(result) for result in results]
-    for code in _WORST_FIRST:
+    for code in WORST_FIRST:
         sentences = [sentence for found, sentence in findings if found == code]
         if sentences:
             return code, " ".join(sentences)
@@ -107,7 +107,7 @@ def repro_exit(results: Sequence[ScenarioResult]) -> tuple[int, str]:
 
 def _finding(result: ScenarioResult) -> tuple[int, str]:
     """Return what one arm is worth and, unless that is 0, a sentence about it."""
-    code = _EXIT_CODES[result.verdict]
+    code = EXIT_CODES[result.verdict]
     if code == ExitCode.INFRASTRUCTURE:
         return code, f"The harness could not finish the arm {result.arm}: {_clause(result.reason)}."
     if code == ExitCode.INVALID:

@@ -124,7 +124,7 @@ class Lab(Closing):
             *(
                 _PREPARATION,
                 self.qemu.key,
-                shape(kind.cpu.qemu),
+                shape(kind.cpu.qemu, kind.cpu.boot),
                 *(_artifact_name(path) for path in _paths(files)),
             ),
             *(kind.base.digest, hashlib.sha256(context).hexdigest()),
@@ -145,7 +145,14 @@ class Lab(Closing):
             finally:
                 self._machines.discard(machine)
 
-        return TemplateSpec(key=key, program=self.qemu.command, cpu=kind.cpu.qemu, files=files), prepared
+        spec = TemplateSpec(
+            key=key,
+            program=self.qemu.command,
+            cpu=kind.cpu.qemu,
+            files=files,
+            kernel_arguments=kind.cpu.boot,
+        )
+        return spec, prepared
 
     def clone(self, made: Template) -> QemuMachine:
         """Return a running clone with the host's time and random numbers of its own."""

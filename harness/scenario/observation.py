@@ -122,7 +122,8 @@ class Observation:
     def signal(self) -> str | None:
         """Name of the signal that killed the restored task, or None."""
         number = self.exit_status & 0x7F if self.exit_status is not None else 0
-        if not number and self.core:
+        # Nobody leaves a core at SIGKILL: an engine whose shim panics at a quick end tells of one.
+        if self.core and number in {0, signals.SIGKILL}:
             number = self.core.signal
         if not number:
             return None

@@ -305,7 +305,9 @@ class ScenarioRun:
     def _observe_restored(self, running: RunningWorkload) -> None:
         seen = self.seen
         deadline = self._observing("the restored task")
-        if seen.exit_status is not None:
+        # The core of a task that dies while it is let go is complete before whoever waits for the task
+        # hears of its end; engines tell of the end later, or not at all.
+        if seen.exit_status is not None or (seen.restore and seen.restore.returncode != 0):
             self._observe_death(running.container.machine, running.own_pid, deadline)
         elif seen.restore and seen.restore.returncode == 0:
             seen.verified = running.verify(deadline)

@@ -234,7 +234,8 @@ def test_without_a_premise_nothing_is_judged_whatever_was_seen() -> None:
         ({**SIGNED_DEATH, "core": core(pc=CLEAN, lr=DIRTY)}, Outcome.CRASHED_OTHER),
         ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=None)}, Outcome.CRASHED_OTHER),
         ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=0x70_0000 << 32)}, Outcome.SIGNED_PC_FAULT),
-        ({**SIGNED_DEATH, "exit_status": SIGKILL}, Outcome.CRASHED_OTHER),
+        # What an engine says of a task that died at once; nobody leaves a core at SIGKILL.
+        ({**SIGNED_DEATH, "exit_status": SIGKILL}, Outcome.SIGNED_PC_FAULT),
         ({**SIGNED_DEATH, "core": None}, Outcome.CRASHED_OTHER),
         ({**SIGNED_DEATH, "core": None, "fault": None}, Outcome.CRASHED_OTHER),
     ],
