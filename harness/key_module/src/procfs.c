@@ -4,7 +4,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +40,11 @@ static void read_field(struct thread_status *status, const char *line)
         status->tracer = (pid_t)last_number(line);
     else if (starts(line, "NStgid:\t") || starts(line, "Tgid:\t"))
         status->ns_tgid = last_number(line);
-    else if (starts(line, "NSpid:\t") || starts(line, "Pid:\t"))
-        status->ns_tid = last_number(line); /* Pid comes first and serves kernels without pid namespaces */
+    else if (starts(line, "NSpid:\t")) {
+        status->ns_tid = last_number(line);
+        status->nested = strchr(line + strlen("NSpid:\t"), '\t') != NULL;
+    } else if (starts(line, "Pid:\t"))
+        status->ns_tid = last_number(line); /* comes first and serves kernels without pid namespaces */
 }
 
 /*
@@ -68,7 +70,9 @@ static int read_status(const char *path, pid_t wanted, struct thread_status *sta
     return ours && (!status->state || !status->ns_tid || !status->ns_tgid) ? -ESRCH : 0;
 }
 
-static int each_thread(pid_t pid, pid_t wanted, thread_visitor visit, void *context)
+/* With `leader` not NULL its threads are told from it, else from their own status. */
+static int each_thread(pid_t pid, pid_t wanted, const struct thread_status *leader, thread_visitor visit,
+                       void *context)
 {
     char path[PATH_SIZE];
     struct thread_status status;
@@ -85,8 +89,13 @@ static int each_thread(pid_t pid, pid_t wanted, thread_visitor visit, void *cont
 
         if (!tid)
             continue;
-        snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
-        result = read_status(path, wanted, &status);
+        if (leader) {
+            status = *leader;
+            status.ns_tid = (uint32_t)tid;
+        } else {
+            snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
+            result = read_status(path, wanted, &status);
+        }
         if (result == -ESRCH)
             result = 0;
         else if (!result && (!wanted || status.tracer == wanted))
@@ -98,7 +107,7 @@ static int each_thread(pid_t pid, pid_t wanted, thread_visitor visit, void *cont
 
 int procfs_each_thread(pid_t pid, thread_visitor visit, void *context)
 {
-    return each_thread(pid, 0, visit, context);
+    return each_thread(pid, 0, NULL, visit, context);
 }
 
 int procfs_each_traced_thread(pid_t tracer, thread_visitor visit, void *context)
@@ -119,7 +128,7 @@ int procfs_each_traced_thread(pid_t tracer, thread_visitor visit, void *context)
         snprintf(path, sizeof(path), "/proc/%d/status", pid);
         if (read_status(path, tracer, &status) || status.tracer != tracer)
             continue;
-        result = each_thread(pid, tracer, visit, context);
+        result = each_thread(pid, tracer, status.nested ? NULL : &status, visit, context);
         if (result == -ESRCH)
             result = 0;
     }
