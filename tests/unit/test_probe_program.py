@@ -256,3 +256,19 @@ def test_launch_of_a_missing_program_is_an_error(probe: Probe) -> None:
     assert result.returncode == 1
     with pytest.raises(MachineError, match=r"start of /nonexistent/program .* \(errno 2\)"):
         parse(Started, "launch", result.text)
+
+
+def test_adopt_ends_with_the_program_and_records_what_it_leaves(probe: Probe) -> None:
+    exits = probe.directory / "exits"
+    leave = "(sleep 0.3; exit 7) & echo $!; exit 5"
+    result = probe.run("adopt", str(exits), "/bin/sh", "-c", leave)
+    assert result.returncode == 5
+    left = int(result.text)
+    recorded = Deadline.after(5, "the end of what was left").poll(lambda: exits.read_text() or None)
+    assert recorded == f"{left} {7 << 8}\n"
+
+
+def test_adopt_of_a_missing_program_is_an_exit_code(probe: Probe) -> None:
+    result = probe.run("adopt", str(probe.directory / "exits"), "/nonexistent/program")
+    assert result.returncode == 127
+    assert "/nonexistent/program: No such file" in result.error_text
