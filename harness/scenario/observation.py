@@ -123,8 +123,9 @@ class Observation:
         """Name of the signal that killed the restored task, or None."""
         number = self.exit_status & 0x7F if self.exit_status is not None else 0
         # Nobody leaves a core at SIGKILL: an engine whose shim panics at a quick end tells of one.
-        if self.core and number in {0, signals.SIGKILL}:
-            number = self.core.signal
+        if number in {0, signals.SIGKILL}:
+            fault = self.fault.signal if self.fault else None
+            number = self.core.signal if self.core else fault or number
         if not number:
             return None
         try:
@@ -166,13 +167,28 @@ def _stuck(seen: Observation) -> tuple[Outcome, str] | None:
 
 def _end(seen: Observation) -> tuple[Outcome, str] | None:
     """Judge a death of the restored task, whatever restore returned, and a restore that was refused."""
-    death = _death(seen) if seen.core or seen.exit_status is not None else None
+    death = _cut_short(seen) or (_death(seen) if seen.core or seen.exit_status is not None else None)
     if death and death[0].is_pac_fault:
         return death
     if seen.restore and seen.restore.returncode != 0:  # CRIU kills the tasks of a restore it gives up
         why = f"restore ended with {seen.restore.returncode}: {seen.restore.reason}"
         return Outcome.RESTORE_REFUSED, why
     return death
+
+
+def _cut_short(seen: Observation) -> tuple[Outcome, str] | None:
+    """Judge by the kernel's log a death in a restore that CRIU gave up, which left no core."""
+    if seen.core or seen.fault is None or not (seen.restore and seen.restore.returncode):
+        return None
+    registers, fault = seen.registers(), seen.fault
+    where = (
+        f"pc {_hex(registers.pc)}, lr {_hex(registers.lr)}, by the kernel's log; then {seen.restore.reason}"
+    )
+    if fault.is_fpac:
+        return Outcome.FPAC_FAULT, f"authentication failed and trapped (FPAC) while CRIU let go: {where}"
+    if registers.pac_register == "pc":
+        return Outcome.SIGNED_PC_FAULT, f"a fault with PAC bits left in PC while CRIU let go: {where}"
+    return None
 
 
 def _death(seen: Observation) -> tuple[Outcome, str]:

@@ -321,10 +321,15 @@ class ScenarioRun:
                 report = parse(CoreReport, "core", machine.read_file(f"{CORES}/{name}", deadline).decode())
                 if report.nspid == pid:
                     self.seen.core = report
-        if self.seen.core:
+        faults = parse_faults(read_kernel_log(machine))
+        if self.seen.core is None:
+            # CRIU kills what it gives up, and a task that is dying then leaves no core. The kernel
+            # has logged its registers; nothing else has faulted in this clone.
+            given_up = self.seen.restore is not None and bool(self.seen.restore.returncode)
+            self.seen.fault = faults[0] if faults and given_up else None
+        else:
             dead = self.seen.core.threads[0]
             ids = {dead.tid, self.seen.core.pid}  # the kernel logs the thread's
-            faults = parse_faults(read_kernel_log(machine))
             own = [one for one in faults if one.pid in ids and one.pc == dead.pc]
             self.seen.fault = own[-1] if own else None
 

@@ -259,6 +259,21 @@ def test_a_fault_of_crius_restorer_is_not_the_tasks() -> None:
     assert "outside the code it was dumped with" in reason
 
 
+GIVEN_UP = {"restore": criu("restore", 1), "core": None, "exit_status": SIGKILL, "restored": None}
+
+
+def test_a_death_that_criu_cut_short_is_told_by_the_kernel_s_log() -> None:
+    """CRIU kills what it gives up: a task that is dying of a signed PC then leaves no core."""
+    seen = survivor(**GIVEN_UP, fault=SEGV)
+    outcome, reason = decide(seen)
+    assert outcome is Outcome.SIGNED_PC_FAULT
+    assert "by the kernel's log; then " in reason
+    assert seen.signal == "SIGSEGV"
+    clean = dataclasses.replace(SEGV, pc=CLEAN, lr=CLEAN)
+    assert decide(survivor(**GIVEN_UP, fault=clean))[0] is Outcome.RESTORE_REFUSED
+    assert decide(survivor(**GIVEN_UP, fault=None))[0] is Outcome.RESTORE_REFUSED
+
+
 def test_the_real_death() -> None:
     seen = survivor(core=CORE, fault=SEGV, exit_status=139, restored=None)
     outcome, reason = decide(seen)
