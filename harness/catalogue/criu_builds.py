@@ -32,6 +32,11 @@ class CriuBuild:
     masks_pac: bool = False
     path: str | None = None
 
+    @property
+    def spelled(self) -> str:
+        """What a person writes in --criu for it."""
+        return self.path or self.name
+
 
 def _stand_in(of: CriuBuild, label: str) -> CriuBuild:
     return CriuBuild(

@@ -199,7 +199,10 @@ def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> st
         words += ["--selection", selection]
     if shard:
         words += ["--shard", shard]
-    for name in ("criu", "kernel", "cpu"):
+    for dump, restore in wanted.criu:
+        spelled = dump.spelled if dump == restore else f"{dump.spelled}:{restore.spelled}"
+        words += ["--criu", spelled]
+    for name in ("kernel", "cpu"):
         for first, second in getattr(wanted, name):
             words += [f"--{name}", first.name if first == second else f"{first.name}:{second.name}"]
     for name in ("module", "driver"):

@@ -80,7 +80,7 @@ class Request:
         """Return the command line that runs the same again, with nothing left to choose."""
         words = ["criu-pac", "repro", "--cpu", _halves(machine.cpu.name for machine in self.machines)]
         words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
-        words += ["--criu", _halves(build.name for build in self.criu)]
+        words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.name, "--driver", self.driver.value]
         words += ["--timeout", f"{self.timeout:g}"]

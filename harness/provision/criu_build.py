@@ -83,7 +83,8 @@ def read_build(path: Path) -> CriuBuild:
     digest = hashlib.sha256("".join(file_sha256(one) for one in files).encode()).hexdigest()[:16]
     version = str(facts["version"])
     return CriuBuild(
-        name=re.sub(r"[^A-Za-z0-9.+~-]", "-", path.resolve().name),
+        # Two directories of one name are two builds: in an id, and in a machine that holds both.
+        name=f"{re.sub(r'[^A-Za-z0-9.+~-]', '-', path.resolve().name)}+{digest[:8]}",
         version=version,
         package_group=f"built-{digest}",
         native_keys=exported_size(program, "arch_ptrace_restore") is not None,

@@ -56,6 +56,12 @@ class Observation:
         return len({(frame.address, frame.lr) for frame in self.rehearsal.returned if frame.signed})
 
     @property
+    def return_addresses(self) -> set[int]:
+        """Where the signed frames return to that all threads had before the dump, without their codes."""
+        threads = self.held.threads if self.held else ()
+        return {frame.stripped for thread in threads for frame in thread.frames or ()}
+
+    @property
     def insn_mask(self) -> int | None:
         """insn_mask of NT_ARM_PAC_MASK, of the dead task if it died, else of the live one."""
         if self.core:
@@ -181,6 +187,11 @@ def _cut_short(seen: Observation) -> tuple[Outcome, str] | None:
     if seen.core or seen.fault is None or not (seen.restore and seen.restore.returncode):
         return None
     registers, fault = seen.registers(), seen.fault
+    # There is no core to tell whose code it was: the address has to be one that a frame seen before
+    # the dump returns to, so that a fault of CRIU's restorer is not taken for the task's.
+    returned_to = registers.lr if fault.is_fpac else registers.pc
+    if returned_to is None or (returned_to & ~(seen.insn_mask or 0)) not in seen.return_addresses:
+        return None
     where = (
         f"pc {_hex(registers.pc)}, lr {_hex(registers.lr)}, by the kernel's log; then {seen.restore.reason}"
     )

@@ -113,7 +113,9 @@ def built(tmp_path: Path, program: bytes) -> Path:
 
 def test_a_build_tells_what_it_is(built: Path) -> None:
     found = read_build(built)
-    assert (found.name, found.version, found.plugin_hooks) == ("my-criu", "4.9", 13)
+    assert (found.version, found.plugin_hooks) == ("4.9", 13)
+    assert found.name.startswith("my-criu+")
+    assert found.spelled == str(built)
     assert found.native_keys
     assert found.restorer_protected
     assert found.path == str(built)
@@ -121,6 +123,7 @@ def test_a_build_tells_what_it_is(built: Path) -> None:
     assert again == found
     (built / LIBRARIES / LOADER).write_bytes(b"another")
     assert read_build(built).package_group != found.package_group, "its group tells its content"
+    assert read_build(built).name != found.name, "and so does its name"
 
 
 def test_a_name_is_of_the_catalogue() -> None:

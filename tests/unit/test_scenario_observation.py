@@ -264,14 +264,19 @@ GIVEN_UP = {"restore": criu("restore", 1), "core": None, "exit_status": SIGKILL,
 
 def test_a_death_that_criu_cut_short_is_told_by_the_kernel_s_log() -> None:
     """CRIU kills what it gives up: a task that is dying of a signed PC then leaves no core."""
-    seen = survivor(**GIVEN_UP, fault=SEGV)
+    assert SEGV.pc is not None
+    returns = Frame(address=16, lr=SEGV.pc, stripped=SEGV.pc & ~MASK, signed=True)
+    held = report(thread(35, frames=(returns,)))
+    seen = survivor(**GIVEN_UP, fault=SEGV, held=held)
     outcome, reason = decide(seen)
     assert outcome is Outcome.SIGNED_PC_FAULT
     assert "by the kernel's log; then " in reason
     assert seen.signal == "SIGSEGV"
     clean = dataclasses.replace(SEGV, pc=CLEAN, lr=CLEAN)
-    assert decide(survivor(**GIVEN_UP, fault=clean))[0] is Outcome.RESTORE_REFUSED
-    assert decide(survivor(**GIVEN_UP, fault=None))[0] is Outcome.RESTORE_REFUSED
+    assert decide(survivor(**GIVEN_UP, fault=clean, held=held))[0] is Outcome.RESTORE_REFUSED
+    assert decide(survivor(**GIVEN_UP, fault=None, held=held))[0] is Outcome.RESTORE_REFUSED
+    elsewhere = report(thread(35, frames=()))
+    assert decide(survivor(**GIVEN_UP, fault=SEGV, held=elsewhere))[0] is Outcome.RESTORE_REFUSED
 
 
 def test_the_real_death() -> None:
