@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 from harness.catalogue.names import named
 
+_RSEQ_CONFIGURATION = (5, 13)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
@@ -27,6 +29,11 @@ class Kernel:
     def version(self) -> tuple[int, ...]:
         """The numbers of the name: (6, 1)."""
         return tuple(int(part) for part in self.name.split("."))
+
+    @property
+    def tells_rseq(self) -> bool:
+        """Whether it has PTRACE_GET_RSEQ_CONFIGURATION, without which CRIU cannot serve rseq."""
+        return self.version >= _RSEQ_CONFIGURATION
 
 
 # Disks, console, random numbers and the root image come first: the rest is read from that root.

@@ -27,7 +27,7 @@ def predict(scenario: Scenario) -> Prediction:
     outcome, why = _outcome(scenario)
     return Prediction(
         outcome=outcome,
-        signed_pointers_live=source.pac and _signs(scenario),
+        signed_pointers_live=source.pac and (_signs(scenario) or _signs_data(scenario)),
         keys_reach_target=_keys_carried(scenario) and target.pac,
         target_authenticates=target.pac,
         fpac=target.fpac,
@@ -42,6 +42,7 @@ def premises(scenario: Scenario) -> Mapping[str, bool | None]:
     source_pac, target_pac: HWCAP_PACA in the machine.
     interpreter_protected, libc_protected: signing instructions in the program and in its libc.
     signed_frames_live: the stopped task has a signed saved LR.
+    signed_data_live: the workload holds signed pointers in memory; only where it is made for that.
     keys_change: keys that nothing carried differ from the dumped task's: those of a fresh exec
     in the target in every arm, the restored task's too in an arm where nothing carries keys.
     None where one of the machines has no keys to compare.
@@ -54,6 +55,8 @@ def premises(scenario: Scenario) -> Mapping[str, bool | None]:
         special["keys_differ"] = differ
     if "thread-masks" in flags:
         special["masks_differ"] = differ
+    if _signs_data(scenario):
+        special["signed_data_live"] = source.pac
     return MappingProxyType(
         {
             "source_pac": source.pac,
@@ -75,8 +78,14 @@ def _binary_protected(scenario: Scenario) -> bool:
 
 
 def _signs(scenario: Scenario) -> bool:
-    """Whether there is signing code anywhere in the process: half an unprotected userland is no control."""
-    return _binary_protected(scenario) or scenario.base.protected
+    """Whether return addresses are signed that are live: half an unprotected userland is no control."""
+    libc = scenario.base.protected and "no-libc-frames" not in scenario.workload.flags
+    return _binary_protected(scenario) or libc
+
+
+def _signs_data(scenario: Scenario) -> bool:
+    """Whether the program signs pointers in memory, where the CPU can."""
+    return "signed-data" in scenario.workload.flags
 
 
 def _keys_carried(scenario: Scenario) -> bool:
@@ -94,15 +103,19 @@ def disables_auth(scenario: Scenario) -> bool:
 
 
 def _outcome(scenario: Scenario) -> tuple[Outcome, str]:
-    target = scenario.target.cpu
     if refusal := _refusal(scenario):
         return Outcome.RESTORE_REFUSED, refusal
     if reason := _harmless(scenario):
         return Outcome.SURVIVED, reason
-    if not target.pac:
+    target = scenario.target.cpu
+    if target.pac:
+        left = Outcome.SIGNED_PC_FAULT if _signs(scenario) else Outcome.STATE_LOST
+        return Outcome.FPAC_FAULT if target.fpac else left, _mismatch(scenario)
+    if _signs(scenario):
         reason = "the target ignores authentication and returns to an address that still carries its code"
         return Outcome.SIGNED_PC_FAULT, reason
-    return Outcome.FPAC_FAULT if target.fpac else Outcome.SIGNED_PC_FAULT, _mismatch(scenario)
+    # AUTDA is no hint, unlike AUTIASP.
+    return Outcome.CRASHED_OTHER, "the target lacks the instruction that authenticates the data"
 
 
 def _refusal(scenario: Scenario) -> str | None:
@@ -126,14 +139,16 @@ def _refusal(scenario: Scenario) -> str | None:
 def _harmless(scenario: Scenario) -> str | None:
     """Return why every return in the target works, or None."""
     source, target = scenario.source.cpu, scenario.target.cpu
-    if not _signs(scenario):
+    if not _signs(scenario) and not _signs_data(scenario):
         return "no branch protection: no return address is signed or authenticated"
+    if not _signs(scenario) and not source.pac:
+        return "without branch protection no return address is signed, and the source could sign no data"
     if disables_auth(scenario):
         return "the key module disables authentication in the restored tasks"
     if not source.pac and not target.pac:
         return "neither CPU signs or authenticates"
     if target.pac and scenario.source.same_codes(scenario.target) and _keys_carried(scenario):
-        return "every live return address is authenticated with the key that signed it"
+        return "every live signed pointer is authenticated with the key that signed it"
     return None
 
 
@@ -142,5 +157,5 @@ def _mismatch(scenario: Scenario) -> str:
     if not scenario.source.cpu.pac:
         return "the target authenticates return addresses that the source never signed"
     if not _keys_carried(scenario):
-        return "the keys that signed the live return addresses do not reach the target"
+        return "the keys that signed the live pointers do not reach the target"
     return "the same keys give other codes in the target: another algorithm, or other pointer bits"

@@ -25,8 +25,9 @@ class Workload:
     ``argv`` runs in the container, in the folder that holds the workload. ``ready`` and
     ``progress`` are searched in each line of its output; every line matching ``progress`` is
     one tick, about ``tick_seconds`` apart; a restored workload is watched for ``watch_ticks``
-    of them. ``protected`` is False for a control built without branch protection.
-    ``min_frames`` is the least number of distinct signed frames returned through in the watch.
+    of them. ``branch_protection`` is what a compiled one is built with (the compiler's words for
+    -mbranch-protection). ``min_frames`` is the least number of distinct signed frames returned
+    through in the watch.
     ``flags`` say what is special about it, in the words of FLAGS.
     """
 
@@ -38,16 +39,25 @@ class Workload:
     watch_ticks: int
     verify: VerifyRequest | None
     language: str
-    protected: bool
+    branch_protection: str
     min_frames: int
     flags: tuple[str, ...] = ()
 
+    @property
+    def protected(self) -> bool:
+        """Whether its own code, where it is compiled, signs return addresses."""
+        return self.branch_protection != UNPROTECTED
+
 
 LANGUAGES = ("c", "c++", "python")
+UNPROTECTED = "none"
+BRANCH_PROTECTION = ("standard", "pac-ret+b-key", UNPROTECTED)
 FLAGS = {
     "thread-keys": "every thread has keys of its own",
     "thread-masks": "threads differ in their enabled keys",
     "process-keys": "every process has keys of its own",
+    "no-libc-frames": "calls the kernel by itself: it is never stopped in a function of libc",
+    "signed-data": "keeps signed pointers in memory; the group (?P<signed>...) of ready is their number",
 }
 
 
@@ -93,12 +103,6 @@ class _Table:
         except re.error as error:
             raise self.error(key, f"{text!r} is no regular expression: {error}") from None
 
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self._values.get(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, f"must be true or false, not {value!r}")
-        return value
-
     def number(self, key: str, *, least: float) -> float:
         value = self._get(key)
         # bool is an int in Python, and TOML knows inf and nan: neither is a usable number.
@@ -130,7 +134,7 @@ def parse_workload(text: str, where: str) -> Workload:
         raise WorkloadError(f"{where}: not valid TOML: {error}") from None
     table.only(
         *("name", "argv", "ready", "progress", "tick_seconds", "watch_ticks", "verify"),
-        *("language", "protected", "min_frames", "flags"),
+        *("language", "branch_protection", "min_frames", "flags"),
     )
     argv = table.texts("argv")
     if not argv:
@@ -143,20 +147,28 @@ def parse_workload(text: str, where: str) -> Workload:
     language = table.text("language")
     if language not in LANGUAGES:
         raise table.error("language", f"{language!r} is none of {', '.join(LANGUAGES)}")
+    protection = table.text("branch_protection") if table.has("branch_protection") else BRANCH_PROTECTION[0]
+    if protection not in BRANCH_PROTECTION:
+        raise table.error("branch_protection", f"{protection!r} is none of {', '.join(BRANCH_PROTECTION)}")
+    if table.has("branch_protection") and language == "python":
+        raise table.error("branch_protection", "a Python program has that of its interpreter")
     flags = table.texts("flags") if table.has("flags") else ()
     for flag in flags:
         if flag not in FLAGS:
             raise table.error("flags", f"unknown flag {flag!r}; {suggestion(flag, tuple(FLAGS))}")
+    ready = table.pattern("ready")
+    if ("signed-data" in flags) != ("signed" in ready.groupindex):
+        raise table.error("ready", "a group (?P<signed>...) goes with the flag signed-data, and that with it")
     return Workload(
         name=name,
         argv=argv,
-        ready=table.pattern("ready"),
+        ready=ready,
         progress=table.pattern("progress"),
         tick_seconds=table.number("tick_seconds", least=0.001),
         watch_ticks=table.count("watch_ticks"),
         verify=_verify(table.table("verify")) if table.has("verify") else None,
         language=language,
-        protected=table.flag("protected", default=True),
+        branch_protection=protection,
         min_frames=table.count("min_frames") if table.has("min_frames") else 1,
         flags=tuple(sorted(flags)),
     )

@@ -18,6 +18,11 @@ from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
 NO_PLUGINS = f"{TOOLS}/plugins/none"
 KEY_MODULE = f"{TOOLS}/plugins/pac-key-module"
 
+# glibc registers rseq since 2.35. On a kernel that does not tell its registration (before 5.13,
+# PTRACE_GET_RSEQ_CONFIGURATION) CRIU cannot dump a task that has it (cr-dump.c), and a task that it
+# restores is killed when the registration it has from CRIU is unmapped.
+WITHOUT_RSEQ = "GLIBC_TUNABLES=glibc.pthread.rseq=0"
+
 # Preloaded into the builds that have PAC hidden from them (CriuBuild.masks_pac).
 MASK_NAME = "mask_pac.so"
 _MASK_SOURCE = Path(__file__).with_name("mask_pac.c")
@@ -91,12 +96,15 @@ class Criu:
         *,
         dump_options: tuple[str, ...] = (),
         restore_options: tuple[str, ...] = (),
+        without_rseq: bool = False,
     ) -> None:
         self._container = container
         self._dump_options = dump_options
         self._restore_options = restore_options
-        policy = ("env", f"CRIU_PAC_POLICY={module.policy}") if module.policy else ()
-        self._command = (*policy, *criu_command(build))
+        variables = [f"CRIU_PAC_POLICY={module.policy}"] if module.policy else []
+        if without_rseq:
+            variables.append(WITHOUT_RSEQ)
+        self._command = (*(("env", *variables) if variables else ()), *criu_command(build))
         self._common = (
             *("-D", IMAGES, "-v4", "--libdir", KEY_MODULE if module.loaded else NO_PLUGINS),
             # Workload and CRIU share a cgroup that the container's init owns.

@@ -101,6 +101,11 @@ class RunningWorkload:
         name, pattern = self.workload.name, self.workload.ready.pattern
         deadline.poll(ready, last_seen=f"{name} did not print {pattern}")
 
+    def signed_values(self, deadline: Deadline) -> int:
+        """Return how many signed pointers a ready workload with the flag signed-data tells of."""
+        found = (self.workload.ready.search(line) for line in self.progress(deadline).lines)
+        return next(int(one["signed"]) for one in found if one)
+
     def progress(self, deadline: Deadline) -> Progress:
         """Return what the workload has shown so far; a look is finished even after the deadline."""
         # Files are read by the agent itself: a process in the guest costs a tenth of a second.

@@ -271,8 +271,8 @@ class Lab(Closing):
     def _compiled(self, workload: Workload) -> Path:
         sources = sorted(workload_directory(workload).glob("*.c"))
         include = data_directory("workloads") / "include"
-        protection = "standard" if workload.protected else "none"
-        flags = ("-O2", "-pthread", f"-mbranch-protection={protection}", "-fno-omit-frame-pointer")
+        protection = f"-mbranch-protection={workload.branch_protection}"
+        flags = ("-O2", "-pthread", protection, "-fno-omit-frame-pointer")
         cache = self.provision.cache
 
         def build(work: Path) -> None:

@@ -22,6 +22,7 @@ class Observation:
     """Filled in phase by phase; whatever a phase did not reach stays None.
 
     ``machine`` and ``template`` are what the machine and its preparation were seen to be.
+    ``signed_values`` is how many signed pointers in memory it tells of when it is ready.
     ``held`` is the task before the first dump, ``restored`` after the last restore (a ptrace
     stop), ``core`` and ``fault`` its death. ``exit_status`` is a raw wait status. ``carrier``:
     the scenario has something that should carry the keys. ``auth_off``: it should have switched
@@ -35,6 +36,7 @@ class Observation:
     template: Facts = field(default_factory=dict)
     held: ThreadsReport | None = None
     rehearsal: WatchReport | None = None
+    signed_values: int = 0
     fresh: KeyFingerprints | None = None
     dump: CriuRun | None = None
     restore: CriuRun | None = None
@@ -63,11 +65,9 @@ class Observation:
 
     @property
     def insn_mask(self) -> int | None:
-        """insn_mask of NT_ARM_PAC_MASK, of the dead task if it died, else of the live one."""
-        if self.core:
-            return self.core.threads[0].insn_mask
-        report = self.restored or self.held
-        return report.threads[0].insn_mask if report and report.threads else None
+        """insn_mask of NT_ARM_PAC_MASK: of the restored task, else (no PAC there) of the dumped one."""
+        reports = (one for one in (self.core, self.restored, self.held) if one and one.threads)
+        return next((one.threads[0].insn_mask for one in reports if one.threads[0].insn_mask), None)
 
     @property
     def in_own_code(self) -> bool:

@@ -70,6 +70,9 @@ class PremiseObserver:
         # None: some, but fewer than the workload promises, fulfils neither declaration.
         live = enough if enough or not seen.frames else None
         _declare(self._scenario, seen, "signed_frames_live", observed=live)
+        if "signed_data_live" in premises(self._scenario):
+            seen.signed_values = running.signed_values(deadline)
+            _declare(self._scenario, seen, "signed_data_live", observed=seen.signed_values > 0)
         declare_differences(self._scenario, seen)
         if not self._scenario.crosses_machines:  # else when the target has been seen
             declare_keys_change(self._scenario, seen)

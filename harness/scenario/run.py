@@ -13,25 +13,24 @@ from harness.catalogue.outcome import Outcome
 from harness.catalogue.prediction import predict
 from harness.catalogue.scenario import Driver, KeyModule, Scenario
 from harness.catalogue.verdict import judge
+from harness.catalogue.workloads import Workload
 from harness.core import steps
 from harness.core.deadline import Deadline
-from harness.core.errors import HarnessError, MachineError, UsageError
+from harness.core.errors import HarnessError, UsageError
 from harness.guest.checkpoint import move_checkpoint
-from harness.guest.container import CORES, Container
-from harness.guest.criu import Criu, CriuRun
+from harness.guest.container import Container
+from harness.guest.criu import WITHOUT_RSEQ, Criu, CriuRun
 from harness.guest.docker_checkpoint import DockerCheckpoint
 from harness.guest.driver import CheckpointDriver, DirectCriu
 from harness.guest.podman import Podman
 from harness.guest.prepare import SCENARIO_IMAGE
-from harness.guest.probe_results import CoreReport, parse
 from harness.guest.runc import Runc
 from harness.guest.workload import RunningWorkload
-from harness.machines.protocol import Machine, check
 from harness.machines.template import Template
-from harness.parsing.kernel_fault import KernelFault, parse_faults
-from harness.parsing.pac import chance, pac_bits, width
+from harness.parsing.pac import chance, width
 from harness.provision.prepared_base import PreparedBase
-from harness.scenario.evidence import collect, collect_hang, read_kernel_log
+from harness.scenario.death import observe_death
+from harness.scenario.evidence import collect, collect_hang
 from harness.scenario.hang import end_hang
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.observation import Observation, decide
@@ -96,8 +95,9 @@ class ScenarioRun:
 
     def criu(self, container: Container, *, restoring: bool) -> Criu:
         """Return the CRIU this scenario calls."""
-        build = self.scenario.criu_restore if restoring else self.scenario.criu_dump
-        return Criu(container, build, self.scenario.module)
+        cell = self.scenario
+        build, spec = (cell.criu_restore, cell.target) if restoring else (cell.criu_dump, cell.source)
+        return Criu(container, build, cell.module, without_rseq=not spec.kernel.tells_rseq)
 
     def driver(self, site: Site) -> CheckpointDriver:
         """Return who calls CRIU in the machine of ``site``."""
@@ -172,7 +172,7 @@ class ScenarioRun:
         driver = self.driver(site)
         with self._phase("hold"):
             start = self._limit.within(_START_SECONDS, "start of the workload")
-            running = driver.launch(self.scenario.workload, start)
+            running = driver.launch(_dumpable(self.scenario), start)
             premises.observe_source(site, self._observing("the machine"))
             if not self.scenario.crosses_machines:
                 premises.observe_target(site, self._observing("the machine"))
@@ -308,48 +308,17 @@ class ScenarioRun:
         # The core of a task that dies while it is let go is complete before whoever waits for the task
         # hears of its end; engines tell of the end later, or not at all.
         if seen.exit_status is not None or (seen.restore and seen.restore.returncode != 0):
-            self._observe_death(running.container.machine, running.own_pid, deadline)
+            observe_death(seen, running.container.machine, running.own_pid, deadline)
         elif seen.restore and seen.restore.returncode == 0:
             seen.verified = running.verify(deadline)
             seen.restored = running.container.probe.threads(running.pid, deadline)
         declare_keys_change(self.scenario, seen)
 
-    def _observe_death(self, machine: Machine, pid: int, deadline: Deadline) -> None:
-        given_up = self.seen.restore is not None and bool(self.seen.restore.returncode)
-        names = check(machine, ["bash", "-c", f"cd {CORES} && echo *.json"], deadline).text.split()
-        for name in names:
-            if name != "*.json":
-                text = machine.read_file(f"{CORES}/{name}", deadline).decode()
-                try:
-                    report = parse(CoreReport, "core", text)
-                except MachineError:
-                    if not given_up:
-                        raise
-                    continue  # CRIU's SIGKILL came while the kernel was writing it
-                if report.nspid == pid:
-                    self.seen.core = report
-        faults = parse_faults(read_kernel_log(machine))
-        if self.seen.core is None:
-            # CRIU kills what it gives up, and a task that is dying then leaves no core. The kernel
-            # has logged its registers; nothing else has faulted in this clone.
-            # Of several threads any may be first; the log of some may be torn by the others'.
-            logged = [one for one in faults if one.pc is not None] if given_up else []
-            self.seen.fault = max(logged, key=self._pac_bits_in_pc, default=None)
-        else:
-            dead = self.seen.core.threads[0]
-            ids = {dead.tid, self.seen.core.pid}  # the kernel logs the thread's
-            own = [one for one in faults if one.pid in ids and one.pc == dead.pc]
-            self.seen.fault = own[-1] if own else None
-
-    def _pac_bits_in_pc(self, fault: KernelFault) -> int:
-        mask = self.seen.insn_mask
-        return width(pac_bits(fault.pc, mask)) if mask and fault.pc is not None else 0
-
     def _judge(self, failure: HarnessError | None, seconds: float, qemu: str | None) -> ScenarioResult:
         seen, cell = self.seen, self.scenario
         prediction, issue = predict(cell), known_issue(cell)
         outcome, reason = (Outcome.INFRA_ERROR, str(failure)) if failure else decide(seen)
-        mask = seen.insn_mask
+        mask, live = seen.insn_mask, seen.frames + seen.signed_values
         return ScenarioResult(
             arm=self.arm,
             scenario=cell,
@@ -361,7 +330,7 @@ class ScenarioRun:
             signal=seen.signal,
             registers=Registers() if failure else seen.registers(),
             frames=seen.frames,
-            p_chance=chance(width(mask), seen.frames) if mask and seen.frames else None,
+            p_chance=chance(width(mask), live) if mask and live else None,
             ticks_before=seen.ticks_before,
             ticks_after=seen.ticks_after,
             keys_equal=seen.keys_equal(),
@@ -380,6 +349,14 @@ class ScenarioRun:
                 yield
             finally:
                 self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+
+
+def _dumpable(scenario: Scenario) -> Workload:
+    """Return the workload, without rseq where CRIU could not dump it."""
+    workload = scenario.workload
+    if scenario.source.kernel.tells_rseq:
+        return workload
+    return replace(workload, argv=("env", WITHOUT_RSEQ, *workload.argv))
 
 
 def _unused(path: Path) -> Path:

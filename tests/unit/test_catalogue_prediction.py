@@ -22,7 +22,7 @@ SLEEPER = parse_workload(
     'tick_seconds = 0.3\nwatch_ticks = 5\nlanguage = "python"\n',
     "here",
 )
-C_CONTROL = dataclasses.replace(SLEEPER, name="c-unprotected", language="c", protected=False)
+C_CONTROL = dataclasses.replace(SLEEPER, name="c-unprotected", language="c", branch_protection="none")
 C_FRAMES = dataclasses.replace(SLEEPER, name="c-frames", language="c")
 
 
@@ -132,6 +132,40 @@ def test_half_an_unprotected_userland_is_no_control() -> None:
     assert predict(cell(workload=C_CONTROL)).outcome is Outcome.SIGNED_PC_FAULT  # its libc signs
     assert predict(cell(workload=C_FRAMES, base=BASES["debian-12"])).outcome is Outcome.SIGNED_PC_FAULT
     assert predict(cell(workload=C_CONTROL, base=BASES["debian-12"])).outcome is Outcome.SURVIVED
+
+
+@pytest.mark.parametrize("base", ["debian-13", "debian-12"])
+def test_a_program_that_never_stops_in_libc_signs_what_it_signs_itself(base: str) -> None:
+    alone = dataclasses.replace(C_CONTROL, flags=("no-libc-frames",))
+    assert predict(cell(workload=alone, base=BASES[base])).outcome is Outcome.SURVIVED
+    assert premises(cell(workload=alone, base=BASES[base]))["signed_frames_live"] is False
+    signing = dataclasses.replace(C_FRAMES, flags=("no-libc-frames",))
+    assert predict(cell(workload=signing, base=BASES[base])).outcome is Outcome.SIGNED_PC_FAULT
+
+
+@pytest.mark.parametrize(
+    ("cpu", "criu", "module", "outcome"),
+    [
+        ("neoverse-v1", (STOCK, STOCK), KeyModule.NONE, Outcome.STATE_LOST),
+        ("neoverse-n2", (STOCK, STOCK), KeyModule.NONE, Outcome.FPAC_FAULT),
+        ("neoverse-v1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.SURVIVED),
+        ("neoverse-v1", (NATIVE, NATIVE), KeyModule.NONE, Outcome.SURVIVED),
+        ("neoverse-v1:neoverse-n1", (STOCK, STOCK), KeyModule.NONE, Outcome.CRASHED_OTHER),
+        ("neoverse-n1:neoverse-v1", (STOCK, STOCK), KeyModule.NONE, Outcome.SURVIVED),
+        ("neoverse-n1:neoverse-v1", (STOCK, STOCK), KeyModule.PLUGIN, Outcome.RESTORE_REFUSED),
+        ("max-qarma5:max", (NATIVE, NATIVE), KeyModule.NONE, Outcome.FPAC_FAULT),
+        ("neoverse-n1", (STOCK, STOCK), KeyModule.NONE, Outcome.SURVIVED),
+    ],
+)
+def test_signed_data_alone(
+    cpu: str, criu: tuple[CriuBuild, CriuBuild], module: KeyModule, outcome: Outcome
+) -> None:
+    data = dataclasses.replace(C_CONTROL, flags=("no-libc-frames", "signed-data"))
+    scenario = cell(cpu, criu=criu, module=module, workload=data)
+    assert predict(scenario).outcome is outcome
+    assert premises(scenario)["signed_frames_live"] is False
+    assert premises(scenario)["signed_data_live"] is scenario.source.cpu.pac
+    assert predict(scenario).signed_pointers_live is scenario.source.cpu.pac
 
 
 def test_premises_differ_between_arms_in_nothing_but_what_the_arm_changes() -> None:

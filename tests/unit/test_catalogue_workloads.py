@@ -37,8 +37,8 @@ def test_a_sleeper_is_protected_and_unverified_unless_it_says_otherwise() -> Non
 
 
 def test_everything_said() -> None:
-    text = SLEEPER + 'min_frames = 200\nprotected = false\nflags = ["thread-masks", "thread-keys"]\n' + VERIFY
-    workload = parse_workload(text, WHERE)
+    more = 'min_frames = 200\nbranch_protection = "none"\nflags = ["thread-masks", "thread-keys"]\n'
+    workload = parse_workload(SLEEPER.replace('"python"', '"c"') + more + VERIFY, WHERE)
     assert (workload.min_frames, workload.protected, workload.flags) == (
         200,
         False,
@@ -75,7 +75,18 @@ def test_equal_texts_give_equal_values() -> None:
         ("watch_ticks = 5", "watch_ticks = 0", "watch_ticks: must be a number of at least 1"),
         ("watch_ticks = 5", "watch_ticks = 2.5", "watch_ticks: must be a whole number"),
         ('language = "python"', 'language = "perl"', "language: 'perl' is none of c, "),
-        ('language = "python"', 'language = "python"\nprotected = "no"', "protected: must be true or false"),
+        (
+            'language = "python"',
+            'language = "c"\nbranch_protection = "yes"',
+            "branch_protection: 'yes' is none of standard, pac-ret\\+b-key, none",
+        ),
+        (
+            'language = "python"',
+            'language = "python"\nbranch_protection = "none"',
+            "branch_protection: a Python program has that of its interpreter",
+        ),
+        ('language = "python"', 'language = "python"\nflags = ["signed-data"]', "ready: a group"),
+        ("ready = '^tick 0$'", "ready = '^tick (?P<signed>0)$'", "ready: a group"),
         ('language = "python"', 'language = "python"\nverify = 1', "verify: must be a table"),
         ('language = "python"', 'language = "python"\nmin_frames = 0', "min_frames: must be a number"),
         ('language = "python"', 'language = "python', "not valid TOML"),

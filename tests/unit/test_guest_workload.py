@@ -313,6 +313,6 @@ def test_the_workloads_that_come_with_the_harness_are_whole() -> None:
 
 def test_an_unknown_workload_is_answered_with_those_there_are() -> None:
     with pytest.raises(
-        UsageError, match=r"no workload 'sleeper'; there are c-enabled-mask, c-frames, .*, python-threads"
+        UsageError, match=r"no workload 'sleeper'; there are c-bkey, c-enabled-mask, .*, python-threads"
     ):
         load_workload("sleeper")

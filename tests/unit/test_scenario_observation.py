@@ -9,26 +9,21 @@ from typing import Any
 import pytest
 
 from harness.catalogue.outcome import Outcome, Premise
-from harness.guest.criu import CriuRun
 from harness.guest.probe_results import (
     CoreReport,
     CoreThread,
     Frame,
-    KeyFingerprints,
     Signal,
     ThreadsReport,
     ThreadState,
     WatchReport,
     parse,
 )
-from harness.parsing.criu_log import parse_criu_log
 from harness.parsing.kernel_fault import KernelFault, parse_faults
+from harness.scenario.fake_observations import CLEAN, DIRTY, MASK, criu, keys, report, survivor, thread
 from harness.scenario.observation import Observation, decide
 
 DATA = Path(__file__).parents[1] / "data"
-MASK = 0x007F000000000000
-CLEAN = 0x0000FFFFB754E4DC
-DIRTY = 0x0069FFFFB754E4DC
 SIGKILL, SIGILL, SIGSEGV, DUMPED_CORE = 9, 4, 11, 0x80
 # A core of the real thing: Python on neoverse-v1, killed by a signed PC after a stock restore.
 CORE = parse(CoreReport, "core", (DATA / "core-segv-neoverse-v1.json").read_text("utf-8"))
@@ -36,63 +31,9 @@ CORE = parse(CoreReport, "core", (DATA / "core-segv-neoverse-v1.json").read_text
 (SEGV,) = parse_faults((DATA / "dmesg-segv-neoverse-v1.txt").read_text("utf-8"))
 
 
-def keys(name: str) -> KeyFingerprints:
-    return KeyFingerprints(fingerprint=name, ia=name, ib=name, da=name, db=name, ga=None)
-
-
-def thread(nstid: int, name: str | None = "a", **changes: Any) -> ThreadState:
-    state = ThreadState(
-        insn_mask=MASK,
-        data_mask=MASK,
-        enabled_keys=0xF,
-        keys=keys(name) if name else None,
-        tid=nstid + 400,
-        nstid=nstid,
-        nspid=35,
-        state="S",
-        pc=CLEAN,
-        lr=DIRTY,
-        sp=0,
-        pstate=0,
-        fp=0,
-        frames=None,
-        records=None,
-        unsigned_returns=None,
-    )
-    return dataclasses.replace(state, **changes)
-
-
-def report(*threads: ThreadState) -> ThreadsReport:
-    return ThreadsReport(pid=35, threads=threads)
-
-
 def core(*, pc: int, lr: int, mask: int | None = MASK, name: str = "b") -> CoreReport:
     died = dataclasses.replace(CORE.threads[0], pc=pc, lr=lr, insn_mask=mask, keys=keys(name))
     return dataclasses.replace(CORE, threads=(died,))
-
-
-def criu(action: str, returncode: int | None, said: str = "") -> CriuRun:
-    log = parse_criu_log(f"(00.1) doing things\n{said}")
-    return CriuRun(
-        argv=("criu",), returncode=returncode, log=log, log_name=f"{action}-1.log", said="", seconds=1.0
-    )
-
-
-def survivor(**changes: Any) -> Observation:
-    """Return a run that survived, every premise seen, with something to carry the keys."""
-    seen = Observation(
-        premises={"source_pac": Premise(name="source_pac", declared=True, observed=True)},
-        carrier=True,
-        held=report(thread(35)),
-        restored=report(thread(35)),
-        dump=criu("dump", 0),
-        restore=criu("restore", 0),
-        ticks_before=10,
-        ticks_after=13,
-        ticks_wanted=3,
-        verified=True,
-    )
-    return dataclasses.replace(seen, **changes)
 
 
 SIGNED_DEATH = {"exit_status": SIGSEGV | DUMPED_CORE, "core": core(pc=DIRTY, lr=DIRTY), "fault": SEGV}
@@ -232,7 +173,16 @@ def test_without_a_premise_nothing_is_judged_whatever_was_seen() -> None:
         ({**SIGNED_DEATH, "core": core(pc=CLEAN, lr=CLEAN)}, Outcome.CRASHED_OTHER),
         # Any fault between a prologue and its first call has a signed LR.
         ({**SIGNED_DEATH, "core": core(pc=CLEAN, lr=DIRTY)}, Outcome.CRASHED_OTHER),
-        ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=None)}, Outcome.CRASHED_OTHER),
+        # A target without PAC knows no code bits; the source, where the address was signed, does.
+        ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=None)}, Outcome.SIGNED_PC_FAULT),
+        (
+            {
+                **SIGNED_DEATH,
+                "core": core(pc=DIRTY, lr=DIRTY, mask=None),
+                "held": report(thread(35, insn_mask=None, data_mask=None)),
+            },
+            Outcome.CRASHED_OTHER,
+        ),
         ({**SIGNED_DEATH, "core": core(pc=DIRTY, lr=DIRTY, mask=0x70_0000 << 32)}, Outcome.SIGNED_PC_FAULT),
         # What an engine says of a task that died at once; nobody leaves a core at SIGKILL.
         ({**SIGNED_DEATH, "exit_status": SIGKILL}, Outcome.SIGNED_PC_FAULT),

@@ -4,25 +4,9 @@
 #ifndef HELD_H
 #define HELD_H
 
-#include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { TICK_NS = 200 * 1000 * 1000 };
-
-#define ALWAYS_INLINE __attribute__((always_inline)) static inline
-
-static volatile sig_atomic_t asked;
-
-static void ask(int signal)
-{
-	(void)signal;
-	asked = 1;
-}
+#include "raw.h"
 
 static void begin(void)
 {
@@ -40,25 +24,35 @@ static void hold(long nanoseconds)
 	}
 }
 
+static void wait_a_tick(void)
+{
+	hold(TICK_NS);
+}
+
 // Not a tail call and not inlined: every level has its own frame and its own signed LR.
-__attribute__((noinline)) static long descend(int level)
+__attribute__((noinline)) static long descend(int level, void (*bottom)(void))
 {
 	long below;
 
 	if (level == 0) {
-		hold(TICK_NS);
+		bottom();
 		return 0;
 	}
-	below = descend(level - 1);
+	below = descend(level - 1, bottom);
 	__asm__ volatile("" : "+r"(below));
 	return below + level;
 }
 
-// Goes down that many calls, waits at the bottom, returns through all of them: was the sum that
+// Goes down that many calls, calls `bottom` there, returns through all of them: was the sum that
 // they handed up right?
-static bool held(int depth)
+ALWAYS_INLINE bool returned_from(int depth, void (*bottom)(void))
 {
-	return descend(depth) == (long)depth * (depth + 1) / 2;
+	return descend(depth, bottom) == (long)depth * (depth + 1) / 2;
+}
+
+ALWAYS_INLINE bool held(int depth)
+{
+	return returned_from(depth, wait_a_tick);
 }
 
 static void tick(bool right, int depth)
@@ -68,25 +62,6 @@ static void tick(bool right, int depth)
 		printf("%s %d frames\n", right ? "PASS" : "FAIL", depth);
 	}
 	puts("tick");
-}
-
-// The kernel's own call, not libc's: once keys are changed no function may return that was
-// called before.
-ALWAYS_INLINE long raw_prctl(long option, unsigned long first, unsigned long second)
-{
-#ifdef __aarch64__
-	register long x8 __asm__("x8") = SYS_prctl;
-	register long x0 __asm__("x0") = option;
-	register unsigned long x1 __asm__("x1") = first;
-	register unsigned long x2 __asm__("x2") = second;
-	register unsigned long x3 __asm__("x3") = 0;
-	register unsigned long x4 __asm__("x4") = 0;
-
-	__asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
-	return x0;
-#else
-#error "these workloads are for arm64"
-#endif
 }
 
 // New random keys for the calling thread alone. Without PAC there is nothing to do.

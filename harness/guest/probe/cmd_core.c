@@ -36,11 +36,15 @@ static size_t read_names(pid_t pid, struct name **names)
 	return count;
 }
 
+/* Bits 54 to 48: above any user address that was not asked for by a hint. */
+#define CODE_BITS UINT64_C(0x007f000000000000)
+
 static void write_mapping(struct json *json, const char *key, const struct maps *maps,
 			  const struct pac_state *pac, uint64_t address)
 {
-	uint64_t stripped = pac->has_mask ? address & ~pac->insn_mask : address;
-	const struct mapping *mapping = maps_find(maps, stripped);
+	/* A CPU without PAC may have been given an address that one with it has signed. */
+	uint64_t mask = pac->has_mask ? pac->insn_mask : CODE_BITS;
+	const struct mapping *mapping = maps_find(maps, address & ~mask);
 
 	json_string(json, key, mapping ? mapping->line : NULL);
 }
