@@ -42,6 +42,7 @@ def premises(scenario: Scenario) -> Mapping[str, bool | None]:
     source_pac, target_pac: HWCAP_PACA in the machine.
     interpreter_protected, libc_protected: signing instructions in the program and in its libc.
     signed_frames_live: the stopped task has a signed saved LR.
+    chance_excluded: so much is signed that wrong keys would pass once in a million times at most.
     signed_data_live: the workload holds signed pointers in memory; only where it is made for that.
     keys_change: keys that nothing carried differ from the dumped task's: those of a fresh exec
     in the target in every arm, the restored task's too in an arm where nothing carries keys.
@@ -64,6 +65,7 @@ def premises(scenario: Scenario) -> Mapping[str, bool | None]:
             "interpreter_protected": _binary_protected(scenario),
             "libc_protected": scenario.base.protected,
             "signed_frames_live": source.pac and _signs(scenario),
+            "chance_excluded": True if source.pac and (_signs(scenario) or _signs_data(scenario)) else None,
             "keys_change": True if source.pac and target.pac else None,
             **special,
         }

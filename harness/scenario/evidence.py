@@ -44,6 +44,7 @@ for t in /proc/[0-9]*/task/[0-9]*; do
     echo "$(<"$t/stack")"
 done 2>&1
 """
+_UNINTERRUPTIBLE = "State:\tD"
 
 
 def collect(machine: QemuMachine, seen: Observation, directory: Path, *, command: str = "") -> None:
@@ -76,6 +77,11 @@ def collect_hang(machine: QemuMachine, directory: Path) -> None:
     """Write stacks, wait channels and states of every task, for a scenario that hangs."""
     try:
         text = machine.run(["bash", "-c", _STACKS], Deadline.after(_SECONDS, "stacks of all tasks")).text
+        if (
+            _UNINTERRUPTIBLE in text
+        ):  # /proc tells too little of those: the kernel's log has their stacks then
+            sysrq = ["bash", "-c", "echo t > /proc/sysrq-trigger"]
+            machine.run(sysrq, Deadline.after(_SECONDS, "SysRq-t"))
     except HarnessError as error:
         text = f"not collected: {error}\n"
     try:

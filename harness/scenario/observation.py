@@ -12,7 +12,7 @@ from harness.guest.criu import CriuRun
 from harness.guest.probe_results import CoreReport, KeyFingerprints, MachineFacts, ThreadsReport, WatchReport
 from harness.machines.template import Facts
 from harness.parsing.kernel_fault import KernelFault
-from harness.parsing.pac import pac_bits
+from harness.parsing.pac import chance, pac_bits, width
 from harness.scenario.hang import HangEnd
 from harness.scenario.result import Registers
 
@@ -56,6 +56,12 @@ class Observation:
         if self.rehearsal is None:
             return 0
         return len({(frame.address, frame.lr) for frame in self.rehearsal.returned if frame.signed})
+
+    @property
+    def p_chance(self) -> float | None:
+        """The probability that wrong keys pass everything signed that was seen live; None without any."""
+        mask, live = self.insn_mask, self.frames + self.signed_values
+        return chance(width(mask), live) if mask and live else None
 
     @property
     def return_addresses(self) -> set[int]:

@@ -19,6 +19,7 @@ from harness.scenario.site import Site
 
 log = logging.getLogger(__name__)
 
+CHANCE_LIMIT = 1e-6  # of a false pass: wrong keys that happen to give the codes that are there
 _CODE_END = 55  # the first bit above a code: it selects the half of the address space
 
 
@@ -73,6 +74,10 @@ class PremiseObserver:
         if "signed_data_live" in premises(self._scenario):
             seen.signed_values = running.signed_values(deadline)
             _declare(self._scenario, seen, "signed_data_live", observed=seen.signed_values > 0)
+        excluded = None
+        if premises(self._scenario)["chance_excluded"] and seen.p_chance is not None:
+            excluded = seen.p_chance <= CHANCE_LIMIT
+        _declare(self._scenario, seen, "chance_excluded", observed=excluded)
         declare_differences(self._scenario, seen)
         if not self._scenario.crosses_machines:  # else when the target has been seen
             declare_keys_change(self._scenario, seen)

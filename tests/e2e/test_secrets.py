@@ -31,9 +31,11 @@ class KeepsTheKeys(ScenarioRun):
 
     keys: bytes = b""
 
-    def _in_clone(self, site: Site, target: Template) -> None:
-        super()._in_clone(site, target)
-        type(self).keys = site.machine.read_file(f"{IMAGES}/pac-keys.img", seconds(20))
+    def _in_clone(self, site: Site, target: Template) -> bool:
+        went_on = super()._in_clone(site, target)
+        if went_on:
+            type(self).keys = site.machine.read_file(f"{IMAGES}/pac-keys.img", seconds(20))
+        return went_on
 
 
 def variants(key: bytes) -> list[bytes]:

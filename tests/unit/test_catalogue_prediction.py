@@ -172,7 +172,7 @@ def test_premises_differ_between_arms_in_nothing_but_what_the_arm_changes() -> N
     stock = premises(cell())
     assert list(stock) == [
         *("source_pac", "target_pac", "interpreter_protected", "libc_protected"),
-        *("signed_frames_live", "keys_change"),
+        *("signed_frames_live", "chance_excluded", "keys_change"),
     ]
     assert all(declared is True for declared in stock.values())
     assert premises(cell(module=KeyModule.PLUGIN)) == stock
@@ -181,6 +181,7 @@ def test_premises_differ_between_arms_in_nothing_but_what_the_arm_changes() -> N
         "libc_protected",
     ]
     assert premises(cell("neoverse-n1"))["keys_change"] is None
+    assert premises(cell("neoverse-n1"))["chance_excluded"] is None
     unprotected = premises(cell(base=BASES["debian-12"]))
     assert [name for name, declared in unprotected.items() if declared] == [
         "source_pac",

@@ -124,7 +124,7 @@ def observed(seen: Observation) -> dict[str, bool | None]:
 
 ALL = (
     *(f"{side}_{what}" for side in ("source", "target") for what in ("pac", "kernel", "cpu", "control")),
-    *("interpreter_protected", "libc_protected", "signed_frames_live", "keys_change"),
+    *("interpreter_protected", "libc_protected", "signed_frames_live", "chance_excluded", "keys_change"),
 )
 
 
@@ -239,6 +239,13 @@ def test_a_control_that_signs_nothing_must_have_no_signed_frame() -> None:
     assert all(one.holds for one in observe(UNPROTECTED, guest(frames=0), **facts).premises.values())
     seen = observe(UNPROTECTED, guest(frames=1), **facts)
     assert [name for name, one in seen.premises.items() if not one.holds] == ["signed_frames_live"]
+
+
+@pytest.mark.parametrize(("frames", "excluded"), [(0, None), (1, False), (2, False), (3, True)])
+def test_too_few_frames_do_not_exclude_chance(frames: int, *, excluded: bool | None) -> None:
+    """Three codes of seven bits are right by chance once in two million times."""
+    seen = observe(STOCK, guest(frames=frames))
+    assert seen.premises["chance_excluded"].observed is excluded
 
 
 def facts_of(**changes: Any) -> MachineFacts:

@@ -15,6 +15,7 @@ from harness.guest.probe import PROBE
 from harness.guest.workload import RunningWorkload
 from harness.machines.fake import Answer, FakeMachine
 from harness.provision.prepared_base import PreparedBase
+from harness.scenario import limits
 from harness.scenario import run as scenario_run
 from harness.scenario.fake_results import arms
 from harness.scenario.lab import Lab
@@ -115,7 +116,7 @@ def test_another_process_core_is_not_the_restored_tasks(tmp_path: Path) -> None:
 
 
 def test_too_few_ticks_are_kept_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenario_run, "_TICK_GRACE_SECONDS", -0.25)  # no time at all
+    monkeypatch.setattr(limits, "_TICK_GRACE_SECONDS", -0.25)  # no time at all
     machine, run = Guest(shown(4), shown(4), shown(5)), new(tmp_path)
     cycle(machine, run)
     assert (run.seen.ticks_before, run.seen.ticks_after, run.seen.exit_status) == (4, 5, None)
