@@ -15,23 +15,21 @@ from harness.catalogue.scenario import Driver, KeyModule, Scenario
 from harness.catalogue.verdict import judge
 from harness.core import steps
 from harness.core.deadline import Deadline
-from harness.core.errors import HarnessError, MachineError, UsageError
+from harness.core.errors import HarnessError, UsageError
 from harness.guest.checkpoint import move_checkpoint
-from harness.guest.container import CORES, Container
+from harness.guest.container import Container
 from harness.guest.criu import Criu, CriuRun
 from harness.guest.docker_checkpoint import DockerCheckpoint
 from harness.guest.driver import CheckpointDriver, DirectCriu
 from harness.guest.podman import Podman
 from harness.guest.prepare import SCENARIO_IMAGE
-from harness.guest.probe_results import CoreReport, parse
 from harness.guest.runc import Runc
 from harness.guest.workload import RunningWorkload
-from harness.machines.protocol import Machine, check
 from harness.machines.template import Template
-from harness.parsing.kernel_fault import KernelFault, parse_faults
-from harness.parsing.pac import chance, pac_bits, width
+from harness.parsing.pac import chance, width
 from harness.provision.prepared_base import PreparedBase
-from harness.scenario.evidence import collect, collect_hang, read_kernel_log
+from harness.scenario.death import observe_death
+from harness.scenario.evidence import collect, collect_hang
 from harness.scenario.hang import end_hang
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.observation import Observation, decide
@@ -307,43 +305,14 @@ class ScenarioRun:
         deadline = self._observing("the restored task")
         # The core of a task that dies while it is let go is complete before whoever waits for the task
         # hears of its end; engines tell of the end later, or not at all.
-        if seen.exit_status is not None or (seen.restore and seen.restore.returncode != 0):
-            self._observe_death(running.container.machine, running.own_pid, deadline)
-        elif seen.restore and seen.restore.returncode == 0:
-            seen.verified = running.verify(deadline)
+        died = seen.exit_status is not None or (seen.restore is not None and seen.restore.returncode != 0)
+        if not died:
+            if seen.progressed >= seen.ticks_wanted:  # else it does not answer
+                seen.verified = running.verify(deadline)
             seen.restored = running.container.probe.threads(running.pid, deadline)
+        if died or seen.missing:
+            observe_death(running.container.machine, running.own_pid, seen, deadline)
         declare_keys_change(self.scenario, seen)
-
-    def _observe_death(self, machine: Machine, pid: int, deadline: Deadline) -> None:
-        given_up = self.seen.restore is not None and bool(self.seen.restore.returncode)
-        names = check(machine, ["bash", "-c", f"cd {CORES} && echo *.json"], deadline).text.split()
-        for name in names:
-            if name != "*.json":
-                text = machine.read_file(f"{CORES}/{name}", deadline).decode()
-                try:
-                    report = parse(CoreReport, "core", text)
-                except MachineError:
-                    if not given_up:
-                        raise
-                    continue  # CRIU's SIGKILL came while the kernel was writing it
-                if report.nspid == pid:
-                    self.seen.core = report
-        faults = parse_faults(read_kernel_log(machine))
-        if self.seen.core is None:
-            # CRIU kills what it gives up, and a task that is dying then leaves no core. The kernel
-            # has logged its registers; nothing else has faulted in this clone.
-            # Of several threads any may be first; the log of some may be torn by the others'.
-            logged = [one for one in faults if one.pc is not None] if given_up else []
-            self.seen.fault = max(logged, key=self._pac_bits_in_pc, default=None)
-        else:
-            dead = self.seen.core.threads[0]
-            ids = {dead.tid, self.seen.core.pid}  # the kernel logs the thread's
-            own = [one for one in faults if one.pid in ids and one.pc == dead.pc]
-            self.seen.fault = own[-1] if own else None
-
-    def _pac_bits_in_pc(self, fault: KernelFault) -> int:
-        mask = self.seen.insn_mask
-        return width(pac_bits(fault.pc, mask)) if mask and fault.pc is not None else 0
 
     def _judge(self, failure: HarnessError | None, seconds: float, qemu: str | None) -> ScenarioResult:
         seen, cell = self.seen, self.scenario
