@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.catalogue.bases import PACKAGES
 from harness.catalogue.names import suggestion
 from harness.core.errors import WorkloadError
 
@@ -27,7 +28,8 @@ class Workload:
     one tick, about ``tick_seconds`` apart; a restored workload is watched for ``watch_ticks``
     of them. ``protected`` is False for a control built without branch protection.
     ``min_frames`` is the least number of distinct signed frames returned through in the watch.
-    ``flags`` say what is special about it, in the words of FLAGS.
+    ``flags`` say what is special about it, in the words of FLAGS. ``packages`` names what its
+    container needs besides Python: one of a base's ``packages``.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Workload:
     protected: bool
     min_frames: int
     flags: tuple[str, ...] = ()
+    packages: str | None = None
 
 
 LANGUAGES = ("c", "c++", "python")
@@ -130,7 +133,7 @@ def parse_workload(text: str, where: str) -> Workload:
         raise WorkloadError(f"{where}: not valid TOML: {error}") from None
     table.only(
         *("name", "argv", "ready", "progress", "tick_seconds", "watch_ticks", "verify"),
-        *("language", "protected", "min_frames", "flags"),
+        *("language", "protected", "min_frames", "flags", "packages"),
     )
     argv = table.texts("argv")
     if not argv:
@@ -147,6 +150,9 @@ def parse_workload(text: str, where: str) -> Workload:
     for flag in flags:
         if flag not in FLAGS:
             raise table.error("flags", f"unknown flag {flag!r}; {suggestion(flag, tuple(FLAGS))}")
+    packages = table.text("packages") if table.has("packages") else None
+    if packages is not None and packages not in PACKAGES:
+        raise table.error("packages", f"no base has {packages!r}; {suggestion(packages, PACKAGES)}")
     return Workload(
         name=name,
         argv=argv,
@@ -159,6 +165,7 @@ def parse_workload(text: str, where: str) -> Workload:
         protected=table.flag("protected", default=True),
         min_frames=table.count("min_frames") if table.has("min_frames") else 1,
         flags=tuple(sorted(flags)),
+        packages=packages,
     )
 
 

@@ -70,6 +70,8 @@ def matrix(
 def senseless(cell: Scenario) -> str | None:
     """Return why a scenario would show nothing, None for one to run."""
     crosses = cell.crosses_machines
+    if cell.lacking:
+        return f"the base {cell.base.name} has no {cell.lacking}"
     if crosses and cell.driver is not Driver.CRIU:
         return "between machines only the driver criu is served"
     if crosses and cell.cycles != 1:

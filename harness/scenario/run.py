@@ -127,11 +127,18 @@ class ScenarioRun:
             raise UsageError("a scenario from one machine to another has one cycle and the driver criu")
         wanted = (cell.criu_dump, cell.criu_restore, *self.options.builds)
         builds = tuple({build.name: build for build in wanted}.values())
+        asked_for = {cell.workload.packages, *self.options.packages}
+        packages = tuple(name for name in cell.base.packages if name in asked_for)
         with self._phase("template"):
             source, target = (
                 self.lab.template(
                     MachineKind(
-                        cpu=spec.cpu, kernel=spec.kernel, base=self.base, builds=builds, driver=cell.driver
+                        cpu=spec.cpu,
+                        kernel=spec.kernel,
+                        base=self.base,
+                        builds=builds,
+                        driver=cell.driver,
+                        packages=packages,
                     )
                 )
                 for spec in (cell.source, cell.target)

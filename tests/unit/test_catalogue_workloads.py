@@ -34,11 +34,13 @@ def test_a_sleeper_is_protected_and_unverified_unless_it_says_otherwise() -> Non
     assert workload.verify is None
     assert workload.protected
     assert workload.flags == ()
+    assert workload.packages is None
 
 
 def test_everything_said() -> None:
-    text = SLEEPER + 'min_frames = 200\nprotected = false\nflags = ["thread-masks", "thread-keys"]\n' + VERIFY
-    workload = parse_workload(text, WHERE)
+    text = SLEEPER + 'min_frames = 200\nprotected = false\nflags = ["thread-masks", "thread-keys"]\n'
+    workload = parse_workload(text + 'packages = "redis"\n' + VERIFY, WHERE)
+    assert workload.packages == "redis"
     assert (workload.min_frames, workload.protected, workload.flags) == (
         200,
         False,
@@ -78,6 +80,8 @@ def test_equal_texts_give_equal_values() -> None:
         ('language = "python"', 'language = "python"\nprotected = "no"', "protected: must be true or false"),
         ('language = "python"', 'language = "python"\nverify = 1', "verify: must be a table"),
         ('language = "python"', 'language = "python"\nmin_frames = 0', "min_frames: must be a number"),
+        ('language = "python"', 'language = "python"\npackages = ["redis"]', "packages: must be a non-empty"),
+        ('language = "python"', 'language = "python"\npackages = "reddis"', ".*'reddis'; did you mean redis"),
         ('language = "python"', 'language = "python', "not valid TOML"),
     ],
 )
