@@ -1,6 +1,6 @@
 """How a restored task died: its core and what the kernel logged of it, looked for in its whole tree."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from harness.core.deadline import Deadline
 from harness.core.errors import MachineError
@@ -21,7 +21,10 @@ def observe_death(machine: Machine, pid: int, seen: Observation, deadline: Deadl
     """
     given_up = seen.restore is not None and bool(seen.restore.returncode)
     tree = {pid, *(seen.held.processes if seen.held else ())}
-    cores = [core for core in _cores(machine, deadline, torn=given_up) if core.nspid in tree]
+    found, torn = _cores(machine, deadline)
+    cores = [core for core in found if core.nspid in tree]
+    if torn and not cores and not given_up:
+        raise torn[0]
     faults = parse_faults(read_kernel_log(machine))
     if cores:
         # Where the log does not order them, the process that was started comes first.
@@ -37,17 +40,22 @@ def observe_death(machine: Machine, pid: int, seen: Observation, deadline: Deadl
         seen.fault = max(logged, key=lambda one: _bits_in_pc(one, seen.insn_mask), default=None)
 
 
-def _cores(machine: Machine, deadline: Deadline, *, torn: bool) -> Iterator[CoreReport]:
+def _cores(machine: Machine, deadline: Deadline) -> tuple[list[CoreReport], list[MachineError]]:
+    """Return the cores, and the errors of those that a SIGKILL cut off while the kernel was writing them.
+
+    CRIU kills what it gives up, and the kernel a pid namespace whose first process has died.
+    """
+    found: list[CoreReport] = []
+    torn: list[MachineError] = []
     names = check(machine, ["bash", "-c", f"cd {CORES} && echo *.json"], deadline).text.split()
     for name in names:
         if name != "*.json":
             text = machine.read_file(f"{CORES}/{name}", deadline).decode()
             try:
-                yield parse(CoreReport, "core", text)
-            except MachineError:
-                if not torn:
-                    raise
-                # CRIU's SIGKILL came while the kernel was writing it.
+                found.append(parse(CoreReport, "core", text))
+            except MachineError as error:
+                torn.append(error)
+    return found, torn
 
 
 def _position(core: CoreReport, faults: Sequence[KernelFault]) -> int:

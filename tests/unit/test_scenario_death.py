@@ -83,8 +83,16 @@ def test_what_criu_gave_up_may_be_in_the_log_alone() -> None:
     assert torn.core is None
     assert torn.fault is not None
     assert torn.fault.pid == 495
-    with pytest.raises(MachineError):
-        observed({495: ""}, LOG)
+
+
+def test_a_core_that_was_cut_off_does_not_hide_a_whole_one() -> None:
+    """The first process of a pid namespace takes the others with it, whatever the kernel is doing to them."""
+    seen = observed({495: CORE, 507: '{"error": "cut off"}'}, CHILDS_LOG + LOG)
+    assert seen.core == REPORT
+    assert seen.fault is not None
+    assert seen.fault.pid == 495
+    with pytest.raises(MachineError, match="cut off"):
+        observed({507: '{"error": "cut off"}'}, CHILDS_LOG)
 
 
 def tree(*processes: int) -> ThreadsReport:
