@@ -14,8 +14,8 @@ class Base:
 
     ``protected`` says whether its interpreter and its libc are built with branch protection;
     ``image`` is its reference in a registry; ``base_group`` and ``python_group`` are its groups
-    in the package lock; ``interpreter`` is a path inside it. A base brought by the user has
-    ``tar`` and neither image nor groups.
+    in the package lock, and ``packages`` what workloads can ask for besides; ``interpreter`` is a
+    path inside it. A base brought by the user has ``tar`` and neither image nor groups.
     """
 
     name: str
@@ -25,8 +25,13 @@ class Base:
     image: str | None
     base_group: str | None
     python_group: str | None
+    packages: tuple[str, ...] = ()
     interpreter: str = "/usr/bin/python3"
     tar: PurePath | None = None
+
+    def group_of(self, packages: str) -> str:
+        """Return the package group that brings one of ``packages`` into the base."""
+        return f"{packages}-{self.name}"
 
 
 BASES: Mapping[str, Base] = MappingProxyType(
@@ -39,6 +44,7 @@ BASES: Mapping[str, Base] = MappingProxyType(
             image="debian:12",
             base_group="base-debian-12",
             python_group="python-debian-12",
+            packages=("redis",),
         ),
         "debian-13": Base(
             name="debian-13",
@@ -48,6 +54,7 @@ BASES: Mapping[str, Base] = MappingProxyType(
             image="debian:13",
             base_group="base-debian-13",
             python_group="python-debian-13",
+            packages=("redis",),
         ),
         "ubuntu-24.04": Base(
             name="ubuntu-24.04",
@@ -60,6 +67,9 @@ BASES: Mapping[str, Base] = MappingProxyType(
         ),
     }
 )
+
+# What workloads can ask for: whatever some base has.
+PACKAGES = tuple(sorted({name for one in BASES.values() for name in one.packages}))
 
 CONTROL_BASE = BASES["debian-12"]  # the control arm with an unprotected userland
 

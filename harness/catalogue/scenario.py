@@ -90,6 +90,12 @@ class Scenario:
         return self.id.replace(":", "_to_")
 
     @property
+    def lacking(self) -> str | None:
+        """The packages that the workload needs and the base does not have; None if there are none."""
+        packages = self.workload.packages
+        return None if packages in self.base.packages else packages
+
+    @property
     def crosses_machines(self) -> bool:
         """Whether the images go to a machine of another kind."""
         return self.source != self.target

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.catalogue.bases import PACKAGES
 from harness.catalogue.names import suggestion
 from harness.core.errors import WorkloadError
 
@@ -27,8 +28,8 @@ class Workload:
     one tick, about ``tick_seconds`` apart; a restored workload is watched for ``watch_ticks``
     of them. ``branch_protection`` is what a compiled one is built with (the compiler's words for
     -mbranch-protection). ``min_frames`` is the least number of distinct signed frames returned
-    through in the watch.
-    ``flags`` say what is special about it, in the words of FLAGS.
+    through in the watch. ``flags`` say what is special about it, in the words of FLAGS.
+    ``packages`` names what its container needs besides Python: one of a base's ``packages``.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Workload:
     branch_protection: str
     min_frames: int
     flags: tuple[str, ...] = ()
+    packages: str | None = None
 
     @property
     def protected(self) -> bool:
@@ -134,7 +136,7 @@ def parse_workload(text: str, where: str) -> Workload:
         raise WorkloadError(f"{where}: not valid TOML: {error}") from None
     table.only(
         *("name", "argv", "ready", "progress", "tick_seconds", "watch_ticks", "verify"),
-        *("language", "branch_protection", "min_frames", "flags"),
+        *("language", "branch_protection", "min_frames", "flags", "packages"),
     )
     argv = table.texts("argv")
     if not argv:
@@ -147,15 +149,7 @@ def parse_workload(text: str, where: str) -> Workload:
     language = table.text("language")
     if language not in LANGUAGES:
         raise table.error("language", f"{language!r} is none of {', '.join(LANGUAGES)}")
-    protection = table.text("branch_protection") if table.has("branch_protection") else BRANCH_PROTECTION[0]
-    if protection not in BRANCH_PROTECTION:
-        raise table.error("branch_protection", f"{protection!r} is none of {', '.join(BRANCH_PROTECTION)}")
-    if table.has("branch_protection") and language == "python":
-        raise table.error("branch_protection", "a Python program has that of its interpreter")
-    flags = table.texts("flags") if table.has("flags") else ()
-    for flag in flags:
-        if flag not in FLAGS:
-            raise table.error("flags", f"unknown flag {flag!r}; {suggestion(flag, tuple(FLAGS))}")
+    flags = _flags(table)
     ready = table.pattern("ready")
     if ("signed-data" in flags) != ("signed" in ready.groupindex):
         raise table.error("ready", "a group (?P<signed>...) goes with the flag signed-data, and that with it")
@@ -168,10 +162,37 @@ def parse_workload(text: str, where: str) -> Workload:
         watch_ticks=table.count("watch_ticks"),
         verify=_verify(table.table("verify")) if table.has("verify") else None,
         language=language,
-        branch_protection=protection,
+        branch_protection=_branch_protection(table, language),
         min_frames=table.count("min_frames") if table.has("min_frames") else 1,
-        flags=tuple(sorted(flags)),
+        flags=flags,
+        packages=_packages(table),
     )
+
+
+def _flags(table: _Table) -> tuple[str, ...]:
+    flags = table.texts("flags") if table.has("flags") else ()
+    for flag in flags:
+        if flag not in FLAGS:
+            raise table.error("flags", f"unknown flag {flag!r}; {suggestion(flag, tuple(FLAGS))}")
+    return tuple(sorted(flags))
+
+
+def _branch_protection(table: _Table, language: str) -> str:
+    if not table.has("branch_protection"):
+        return BRANCH_PROTECTION[0]
+    if language == "python":
+        raise table.error("branch_protection", "a Python program has that of its interpreter")
+    protection = table.text("branch_protection")
+    if protection not in BRANCH_PROTECTION:
+        raise table.error("branch_protection", f"{protection!r} is none of {', '.join(BRANCH_PROTECTION)}")
+    return protection
+
+
+def _packages(table: _Table) -> str | None:
+    packages = table.text("packages") if table.has("packages") else None
+    if packages is not None and packages not in PACKAGES:
+        raise table.error("packages", f"no base has {packages!r}; {suggestion(packages, PACKAGES)}")
+    return packages
 
 
 def _verify(table: _Table) -> VerifyRequest:

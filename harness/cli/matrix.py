@@ -95,7 +95,13 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     if not part:
         raise UsageError("no cell is left to run")
     builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
-    options = RunOptions(results=Path(), timeout=timeout, builds=tuple(builds.values()))
+    packages = {cell.workload.packages: None for cell in part}
+    options = RunOptions(
+        results=Path(),
+        timeout=timeout,
+        builds=tuple(builds.values()),
+        packages=tuple(name for name in packages if name),
+    )
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         directory = results.absolute() if results else new_directory(datetime.now(UTC))
         command = _command(selection, wanted, shard)

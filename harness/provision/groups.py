@@ -98,6 +98,22 @@ def _base(
     return [base, python]
 
 
+def _for_workloads(release: str, suites: tuple[Suite, ...], name: str, *roots: str) -> PackageGroup:
+    """Return what the workloads that want the packages ``name`` need beyond the Python of a base."""
+    return PackageGroup(
+        name=f"{name}-{release}",
+        distribution="debian",
+        suites=suites,
+        architecture="arm64",
+        roots=roots,
+        exclude={
+            **_BASE_EXCLUDE,
+            **_excluded(_SCRIPTS, "adduser", "init-system-helpers", "lsb-base", "sysvinit-utils"),
+        },
+        beyond=f"python-{release}",
+    )
+
+
 def _kernel(name: str, suites: tuple[Suite, ...]) -> PackageGroup:
     return PackageGroup(
         name=f"kernel-{name}",
@@ -197,6 +213,8 @@ _ALL = [
         beyond="base-debian-13",
     ),
     *_base("debian", "debian-12", _BOOKWORM),
+    _for_workloads("debian-13", _TRIXIE, "redis", "redis-server"),
+    _for_workloads("debian-12", _BOOKWORM, "redis", "redis-server"),
     # Ubuntu's archive could not be reached where the lock was made: resolved at run time.
     *_base("ubuntu", "ubuntu-24.04", (Suite(name="noble"),), locked=False),
     PackageGroup(

@@ -31,8 +31,9 @@ RunScenario = Callable[..., ScenarioResult]
 
 
 _MARKER = (
-    "machine(cpu=NAME, kernel=NAME, base=NAME, criu=[NAME, ...], driver=NAME): the machine the test runs in; "
-    "SRC:DST for cpu or kernel restores on another one, criu lists the builds in it, driver what calls them"
+    "machine(cpu=NAME, kernel=NAME, base=NAME, criu=[NAME, ...], driver=NAME, packages=[NAME, ...]): the "
+    "machine the test runs in; SRC:DST for cpu or kernel restores on another one, criu lists the builds "
+    "in it, driver what calls them, packages what workloads need in its container"
 )
 
 
@@ -74,6 +75,7 @@ def machine_kinds(
             base=base,
             builds=builds,
             driver=Driver(wanted.get("driver", Driver.CRIU.value)),
+            packages=tuple(wanted.get("packages", ())),
         )
         for at in (0, -1)
     )
@@ -124,7 +126,12 @@ def run_scenario(
             driver=Driver(driver) if driver else source.driver,
             cycles=cycles,
         )
-        options = RunOptions(results=tmp_path, command=f"pytest {request.node.nodeid}", builds=source.builds)
+        options = RunOptions(
+            results=tmp_path,
+            command=f"pytest {request.node.nodeid}",
+            builds=source.builds,
+            packages=source.packages,
+        )
         result = runner(scenario.slug, scenario, source.base, lab, options).run()
         assert result.outcome is not Outcome.INFRA_ERROR, result.reason
         return result

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from harness.catalogue.bases import CONTROL_BASE, Base
+from harness.catalogue.bases import BASES, CONTROL_BASE, Base
 from harness.catalogue.cpus import CONTROL_CPU
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.outcome import Outcome, Verdict
@@ -56,7 +56,8 @@ def repro_arms(
 
     The module is all that the first two differ in; the controls have no module either, and
     each lacks one half of the cause: a CPU that authenticates, a userland that signs. Raises
-    UsageError when ``control`` is asked for and the workload cannot be such a control.
+    UsageError when the base lacks what the workload needs, and when ``control`` is asked for and
+    the workload cannot be such a control.
     """
     stock = Scenario(
         source=source,
@@ -68,6 +69,12 @@ def repro_arms(
         base=base,
         driver=driver,
     )
+    if stock.lacking:
+        having = ", ".join(sorted(one.name for one in BASES.values() if stock.lacking in one.packages))
+        raise UsageError(
+            f"the workload {workload.name} needs {stock.lacking}, which the base {base.name} has not",
+            hint=f"choose --base {having}",
+        )
     no_pac = [replace(machine, cpu=CONTROL_CPU) for machine in (source, target)]
     arms = [
         Arm(name=STOCK, scenario=stock),

@@ -38,6 +38,7 @@ from harness.provision.guest_image import (
     content_key,
     root_image,
     tools_image,
+    userland_archive,
 )
 from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
@@ -50,13 +51,18 @@ CLONE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineKind:
-    """What a template is made for; ``driver`` decides which engines its guest system has."""
+    """What a template is made for.
+
+    ``driver`` decides which engines its guest system has; ``packages`` are those of its base that
+    its container has besides Python.
+    """
 
     cpu: CpuModel
     kernel: Kernel
     base: PreparedBase
     builds: tuple[CriuBuild, ...]
     driver: Driver = Driver.CRIU
+    packages: tuple[str, ...] = ()
 
     @property
     def guest_group(self) -> str:
@@ -119,7 +125,7 @@ class Lab(Closing):
     def _recipe(self, kind: MachineKind) -> tuple[TemplateSpec, Callable[[QemuMachine], Mapping[str, str]]]:
         """Return what a template is made from, and how the machine is prepared."""
         files = self._files(kind)
-        context, workloads = self._build_context(kind.base)
+        context, workloads = self._build_context(kind.base, kind.packages)
         key = content_key(
             *(
                 _PREPARATION,
@@ -249,10 +255,16 @@ class Lab(Closing):
             parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
         return parts
 
-    def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
+    def _build_context(self, base: PreparedBase, packages: tuple[str, ...]) -> tuple[bytes, list[str]]:
         """Return the docker build context and the compiled workloads' places in the container."""
-        recipe = data_directory("containers") / ("user" if base.base.tar else base.base.name) / "Dockerfile"
-        files = {"Dockerfile": recipe.read_bytes()}
+        place = data_directory("containers") / ("user" if base.base.tar else base.base.name)
+        recipe = (place / "Dockerfile").read_text("utf-8")
+        files = {}
+        for name in packages:
+            layer = userland_archive(self.provision, base.base.group_of(name), whole=False)
+            files[f"{name}.tar"] = layer.read_bytes()
+            recipe += f"ADD {name}.tar /\n"
+        files["Dockerfile"] = recipe.encode()
         if base.python_layer:
             files["python.tar"] = base.python_layer.read_bytes()
         programs = []

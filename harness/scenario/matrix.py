@@ -73,6 +73,7 @@ def senseless(cell: Scenario) -> str | None:
     """Return why a scenario would show nothing, None for one to run."""
     source, target, by_engine = cell.source, cell.target, cell.driver is not Driver.CRIU
     rules = (
+        (bool(cell.lacking), f"the base {cell.base.name} has no {cell.lacking}"),
         (cell.crosses_machines and by_engine, "between machines only the driver criu is served"),
         (cell.crosses_machines and cell.cycles != 1, "between machines there is one cycle"),
         (

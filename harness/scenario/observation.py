@@ -24,9 +24,10 @@ class Observation:
     ``machine`` and ``template`` are what the machine and its preparation were seen to be.
     ``signed_values`` is how many signed pointers in memory it tells of when it is ready.
     ``held`` is the task before the first dump, ``restored`` after the last restore (a ptrace
-    stop), ``core`` and ``fault`` its death. ``exit_status`` is a raw wait status. ``carrier``:
-    the scenario has something that should carry the keys. ``auth_off``: it should have switched
-    authentication off in the restored task.
+    stop), both with all their descendants; ``core`` and ``fault`` are the first death among these.
+    ``exit_status`` is the raw wait status of the started task itself. ``carrier``: the scenario has
+    something that should carry the keys. ``auth_off``: it should have switched authentication off
+    in the restored task.
     """
 
     premises: dict[str, Premise] = field(default_factory=dict)
@@ -51,6 +52,23 @@ class Observation:
     verified: bool | None = None
 
     @property
+    def progressed(self) -> int:
+        """Ticks after the last restore."""
+        return self.ticks_after - self.ticks_before
+
+    @property
+    def missing(self) -> set[int]:
+        """Processes that lived before the dump and not when the restored tree was looked at."""
+        lives = {thread.nspid for thread in self.restored.threads} if self.restored else set()
+        held = self.held.threads if self.held else ()
+        return {thread.nspid for thread in held} - lives if lives else set()
+
+    @property
+    def core_of_another(self) -> bool:
+        """Whether the core is that of another process than the started one, dumped with it."""
+        return bool(self.core and self.held and self.core.nspid != self.held.processes[0])
+
+    @property
     def frames(self) -> int:
         """Distinct signed frames returned through in one round of the workload, seen before the dump."""
         if self.rehearsal is None:
@@ -62,6 +80,13 @@ class Observation:
         """The probability that wrong keys pass everything signed that was seen live; None without any."""
         mask, live = self.insn_mask, self.frames + self.signed_values
         return chance(width(mask), live) if mask and live else None
+
+    @property
+    def others_sign(self) -> list[bool]:
+        """For each process but the started one: whether it had a signed frame before the dump."""
+        threads = self.held.threads if self.held else ()
+        signing = {thread.nspid for thread in threads if thread.frames}
+        return [pid in signing for pid in dict.fromkeys(thread.nspid for thread in threads)][1:]
 
     @property
     def return_addresses(self) -> set[int]:
@@ -132,10 +157,10 @@ class Observation:
 
     @property
     def signal(self) -> str | None:
-        """Name of the signal that killed the restored task, or None."""
+        """Name of the signal that killed the restored task, or the one of its processes judged; or None."""
         number = self.exit_status & 0x7F if self.exit_status is not None else 0
         # Nobody leaves a core at SIGKILL: an engine whose shim panics at a quick end tells of one.
-        if number in {0, signals.SIGKILL}:
+        if number in {0, signals.SIGKILL} or self.core_of_another:
             fault = self.fault.signal if self.fault else None
             number = self.core.signal if self.core else fault or number
         if not number:
@@ -148,7 +173,7 @@ class Observation:
 
 def decide(seen: Observation) -> tuple[Outcome, str]:
     """Return the outcome and the reason in a sentence; precedence as in the architecture."""
-    return _invalid(seen) or _stuck(seen) or _end(seen) or _life(seen)
+    return _invalid(seen) or _stuck(seen) or _end(seen) or _loss(seen) or _life(seen)
 
 
 def _invalid(seen: Observation) -> tuple[Outcome, str] | None:
@@ -211,6 +236,8 @@ def _cut_short(seen: Observation) -> tuple[Outcome, str] | None:
 def _death(seen: Observation) -> tuple[Outcome, str]:
     registers = seen.registers()
     where = f"pc {_hex(registers.pc)}, lr {_hex(registers.lr)}"
+    if seen.core and seen.core_of_another:
+        where += f", in its process {seen.core.nspid} ({seen.core.comm})"
     if seen.signal is None:
         why = f"the restored task ended by itself, wait status 0x{seen.exit_status or 0:x}"
         return Outcome.CRASHED_OTHER, why
@@ -230,12 +257,19 @@ def _death(seen: Observation) -> tuple[Outcome, str]:
     return Outcome.CRASHED_OTHER, f"the restored task died of {seen.signal}: {where}"
 
 
+def _loss(seen: Observation) -> tuple[Outcome, str] | None:
+    """Judge the end of a process that left no core while the started one lives on."""
+    if not seen.missing:
+        return None
+    which = ", ".join(str(pid) for pid in sorted(seen.missing))
+    return Outcome.CRASHED_OTHER, f"the restored task lives on, but these of its processes do not: {which}"
+
+
 def _life(seen: Observation) -> tuple[Outcome, str]:
-    progressed = seen.ticks_after - seen.ticks_before
-    if progressed < seen.ticks_wanted:
+    if seen.progressed < seen.ticks_wanted:
         return (
             Outcome.HUNG,
-            f"the restored task is alive but showed {progressed} of {seen.ticks_wanted} ticks",
+            f"the restored task is alive but showed {seen.progressed} of {seen.ticks_wanted} ticks",
         )
     if seen.verified is False:
         return Outcome.STATE_LOST, "the workload says FAIL about its own state"
@@ -245,7 +279,7 @@ def _life(seen: Observation) -> tuple[Outcome, str]:
         return Outcome.STATE_LOST, "alive, but with other keys than it was dumped with"
     if seen.carrier and seen.masks_equal() is False:
         return Outcome.STATE_LOST, "alive, but with other enabled keys than it should have"
-    return Outcome.SURVIVED, f"it made {progressed} ticks after the restore"
+    return Outcome.SURVIVED, f"it made {seen.progressed} ticks after the restore"
 
 
 def _word(value: bool | None) -> str:  # noqa: FBT001 -- three-valued, not a switch

@@ -14,7 +14,8 @@ class RunOptions:
 
     ``keep`` leaves the machines of finished scenarios running until the command ends and
     prints how to reach them. ``command`` is the command line that reproduces the run. The
-    machines hold ``builds`` besides those a scenario names, so that one template serves several.
+    machines hold ``builds`` and ``packages`` besides those a scenario names, so that one template
+    serves several.
     """
 
     results: Path
@@ -22,3 +23,4 @@ class RunOptions:
     keep: bool = False
     command: str = ""
     builds: tuple[CriuBuild, ...] = ()
+    packages: tuple[str, ...] = ()

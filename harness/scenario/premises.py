@@ -67,9 +67,9 @@ class PremiseObserver:
         _declare(self._scenario, seen, "libc_protected", observed=libc)
         limit = deadline.within(10 * workload.tick_seconds + 10, "a tick under observation")
         seen.rehearsal = probe.watch(running.pid, 1, limit)
-        enough = seen.frames >= workload.min_frames
-        # None: some, but fewer than the workload promises, fulfils neither declaration.
-        live = enough if enough or not seen.frames else None
+        enough, others = seen.frames >= workload.min_frames, seen.others_sign
+        # None: some, but fewer than the workload promises or not in all, fulfils neither declaration.
+        live = True if enough and all(others) else (False if not seen.frames and not any(others) else None)
         _declare(self._scenario, seen, "signed_frames_live", observed=live)
         if "signed_data_live" in premises(self._scenario):
             seen.signed_values = running.signed_values(deadline)

@@ -126,11 +126,18 @@ class ScenarioRun:
             raise UsageError("a scenario from one machine to another has one cycle and the driver criu")
         wanted = (cell.criu_dump, cell.criu_restore, *self.options.builds)
         builds = tuple({build.name: build for build in wanted}.values())
+        asked_for = {cell.workload.packages, *self.options.packages}
+        packages = tuple(name for name in cell.base.packages if name in asked_for)
         with self._phase("template"):
             source, target = (
                 self.lab.template(
                     MachineKind(
-                        cpu=spec.cpu, kernel=spec.kernel, base=self.base, builds=builds, driver=cell.driver
+                        cpu=spec.cpu,
+                        kernel=spec.kernel,
+                        base=self.base,
+                        builds=builds,
+                        driver=cell.driver,
+                        packages=packages,
                     )
                 )
                 for spec in (cell.source, cell.target)
@@ -305,11 +312,13 @@ class ScenarioRun:
         deadline = self._observing("the restored task")
         # The core of a task that dies while it is let go is complete before whoever waits for the task
         # hears of its end; engines tell of the end later, or not at all.
-        if seen.exit_status is not None or (seen.restore and seen.restore.returncode != 0):
-            observe_death(seen, running.container.machine, running.own_pid, deadline)
-        elif seen.restore and seen.restore.returncode == 0:
-            seen.verified = running.verify(deadline)
+        died = seen.exit_status is not None or (seen.restore is not None and seen.restore.returncode != 0)
+        if not died:
+            if seen.progressed >= seen.ticks_wanted:  # else it does not answer
+                seen.verified = running.verify(deadline)
             seen.restored = running.container.probe.threads(running.pid, deadline)
+        if died or seen.missing:
+            observe_death(running.container.machine, running.own_pid, seen, deadline)
         declare_keys_change(self.scenario, seen)
 
     def _judge(self, failure: HarnessError | None, seconds: float, qemu: str | None) -> ScenarioResult:

@@ -11,7 +11,7 @@ from harness.catalogue.outcome import Outcome, Premise
 from harness.catalogue.scenario import KeyModule, MachineSpec
 from harness.core.errors import ExitCode, UsageError
 from harness.scenario.arms import Arm, repro_exit
-from harness.scenario.fake_results import C_FRAMES, arms, result, results
+from harness.scenario.fake_results import C_FRAMES, SLEEPER, arms, result, results
 
 OK, REGRESSION = ExitCode.OK, ExitCode.REGRESSION
 INFRASTRUCTURE, INVALID = ExitCode.INFRASTRUCTURE, ExitCode.INVALID
@@ -35,6 +35,14 @@ def test_a_workload_that_signs_by_itself_is_no_unprotected_control() -> None:
     assert len(arms(workload=C_FRAMES)) == 2
     with pytest.raises(UsageError, match="control-unprotected is no control with the workload c-frames"):
         arms(workload=C_FRAMES, control=True)
+
+
+def test_a_base_without_the_packages_of_the_workload_is_refused_with_those_that_have_them() -> None:
+    redis = dataclasses.replace(SLEEPER, name="redis", packages="redis")
+    assert len(arms(workload=redis, control=True)) == 4
+    with pytest.raises(UsageError, match=r"redis needs redis, which the base ubuntu-24.04 has not") as error:
+        arms(workload=redis, base="ubuntu-24.04")
+    assert error.value.hint == "choose --base debian-12, debian-13"
 
 
 @pytest.mark.parametrize("cpu", ["neoverse-v1", "neoverse-n2", "max"])

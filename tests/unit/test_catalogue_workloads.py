@@ -34,11 +34,14 @@ def test_a_sleeper_is_protected_and_unverified_unless_it_says_otherwise() -> Non
     assert workload.verify is None
     assert workload.protected
     assert workload.flags == ()
+    assert workload.packages is None
 
 
 def test_everything_said() -> None:
     more = 'min_frames = 200\nbranch_protection = "none"\nflags = ["thread-masks", "thread-keys"]\n'
-    workload = parse_workload(SLEEPER.replace('"python"', '"c"') + more + VERIFY, WHERE)
+    text = SLEEPER.replace('"python"', '"c"') + more + 'packages = "redis"\n'
+    workload = parse_workload(text + VERIFY, WHERE)
+    assert workload.packages == "redis"
     assert (workload.min_frames, workload.protected, workload.flags) == (
         200,
         False,
@@ -89,6 +92,8 @@ def test_equal_texts_give_equal_values() -> None:
         ("ready = '^tick 0$'", "ready = '^tick (?P<signed>0)$'", "ready: a group"),
         ('language = "python"', 'language = "python"\nverify = 1', "verify: must be a table"),
         ('language = "python"', 'language = "python"\nmin_frames = 0', "min_frames: must be a number"),
+        ('language = "python"', 'language = "python"\npackages = ["redis"]', "packages: must be a non-empty"),
+        ('language = "python"', 'language = "python"\npackages = "reddis"', ".*'reddis'; did you mean redis"),
         ('language = "python"', 'language = "python', "not valid TOML"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.catalogue.bases import BASES, Base
 from harness.core.errors import SignatureError, StorageError
 from harness.provision.fake_archive import FakeArchive
 from harness.provision.groups import GROUPS
@@ -20,6 +21,16 @@ def test_lock_matches_the_groups() -> None:
     assert sorted(lock) == sorted(name for name, group in GROUPS.items() if group.locked)
     for name, entry in lock.items():
         assert entry.declared == declaration(GROUPS[name]), f"{name}: run `criu-pac cache update`"
+
+
+@pytest.mark.parametrize(
+    ("base", "packages"), [(one, packages) for one in BASES.values() for packages in one.packages]
+)
+def test_what_a_base_has_for_workloads_is_locked(base: Base, packages: str) -> None:
+    locked = read_lock()[base.group_of(packages)]
+    assert {f"{packages}-server"} <= {one.name for one in locked.packages}
+    assert sum(one.size for one in locked.packages) < 4_000_000
+    assert {one.suite for one in locked.packages} == {base.release}
 
 
 def test_lock_is_written_as_it_was_read(tmp_path: Path) -> None:

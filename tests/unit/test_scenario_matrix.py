@@ -130,3 +130,10 @@ def test_an_unknown_selection_is_named() -> None:
 )
 def test_the_worst_cell_decides(verdicts: list[Verdict], code: int) -> None:
     assert matrix_exit(verdicts) == code
+
+
+def test_a_base_without_the_packages_of_a_workload_is_left_out() -> None:
+    wanted = Dimensions(workload=(load_workload("redis"),), base=tuple(BASES.values()))
+    chosen, excluded = matrix(None, wanted, BASE)
+    assert {cell.base.name for cell in chosen} == {"debian-12", "debian-13"}
+    assert {one.reason for one in excluded} == {"the base ubuntu-24.04 has no redis"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -65,7 +66,8 @@ def machine_json(*, paca: bool, signed_lr: bool) -> str:
     return json.dumps(facts | {"keys_readable": paca, "signed_lr": signed_lr, "release": "6.1.0"})
 
 
-def threads_json(name: str | None) -> str:
+def threads_json(name: str | None, others: Sequence[bool] = ()) -> str:
+    """Return one thread without frames, and one of each other process: with a signed frame or without."""
     zero = "0x0000000000000000"
     thread = {
         "tid": 435,
@@ -75,7 +77,12 @@ def threads_json(name: str | None) -> str:
         **dict.fromkeys(("pc", "lr", "sp", "pstate", "fp"), zero),
     }
     thread |= {**pac_json(name), "frames": [], "records": 3, "unsigned_returns": 0}
-    return json.dumps({"pid": 35, "threads": [thread], "zombies": []})
+    frame = {"address": zero, "lr": MASK, "stripped": zero, "signed": True}
+    more = [
+        {**thread, "tid": 436 + at, "nstid": 36 + at, "nspid": 36 + at, "frames": [frame] * signs}
+        for at, signs in enumerate(others)
+    ]
+    return json.dumps({"pid": 35, "threads": [thread, *more], "zombies": []})
 
 
 def watch_json(frames: int) -> str:
@@ -231,6 +238,25 @@ def test_fewer_frames_than_promised_are_neither_live_nor_none(frames: int, live:
     workload = dataclasses.replace(C_FRAMES, min_frames=10)
     seen = observe(dataclasses.replace(STOCK, workload=workload), guest(frames=frames))
     assert seen.premises["signed_frames_live"].observed is live
+
+
+@pytest.mark.parametrize(
+    ("frames", "others", "live"),
+    [
+        (3, [True, True], True),
+        (3, [True, False], None),
+        (0, [False, False], False),
+        (0, [False, True], None),
+    ],
+)
+def test_every_other_process_has_to_sign_as_the_started_one_does(
+    frames: int,
+    others: list[bool],
+    live: bool | None,  # noqa: FBT001 -- three-valued
+) -> None:
+    machine = guest(frames=frames)
+    machine.answer((*IN_CONTAINER, "threads"), threads_json("a", others))
+    assert observe(STOCK, machine).premises["signed_frames_live"].observed is live
 
 
 def test_a_control_that_signs_nothing_must_have_no_signed_frame() -> None:

@@ -1,17 +1,21 @@
 """One cycle of a scenario on a machine of scripted answers: whose end is seen, and what stops a cycle."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from harness.catalogue.outcome import Outcome
+from harness.catalogue.workloads import VerifyRequest
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineError
 from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT, Container
 from harness.guest.driver import DirectCriu
 from harness.guest.probe import PROBE
+from harness.guest.probe_results import ThreadsReport, parse
 from harness.guest.workload import RunningWorkload
 from harness.machines.fake import Answer, FakeMachine
 from harness.provision.prepared_base import PreparedBase
@@ -56,6 +60,14 @@ class Guest(FakeMachine):
     def called_criu(self) -> list[str]:
         """Return what CRIU was called for so far: "dump", "restore"."""
         return [word for call in self.calls for word in call.argv if word in {"dump", "restore"}]
+
+
+def threads(*processes: int) -> str:
+    """Return the probe's report of one thread in each of ``processes``."""
+    names = ("insn_mask", "data_mask", "enabled_keys", "keys", "frames", "records", "unsigned_returns")
+    state = dict.fromkeys(names) | dict.fromkeys(("pc", "lr", "sp", "pstate", "fp"), f"0x{0:016x}")
+    found = [{**state, "state": "S", "tid": 400 + pid, "nstid": pid, "nspid": pid} for pid in processes]
+    return json.dumps({"pid": 35, "threads": found, "zombies": []})
 
 
 def new(results: Path) -> ScenarioRun:
@@ -120,6 +132,34 @@ def test_too_few_ticks_are_kept_as_they_are(tmp_path: Path, monkeypatch: pytest.
     machine, run = Guest(shown(4), shown(4), shown(5)), new(tmp_path)
     cycle(machine, run)
     assert (run.seen.ticks_before, run.seen.ticks_after, run.seen.exit_status) == (4, 5, None)
+
+
+def test_a_workload_that_came_to_a_halt_is_not_asked_about_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would not answer, and a hang is no failure of the harness."""
+    monkeypatch.setattr(limits, "_TICK_GRACE_SECONDS", -0.25)  # no time at all
+    request = VerifyRequest(signal="SIGUSR1", passed=re.compile("PASS"), failed=re.compile("FAIL"))
+    workload = dataclasses.replace(STOCK.scenario.workload, verify=request)
+    machine, run = Guest(shown(4), shown(4), shown(5)), new(tmp_path)
+    run.scenario = dataclasses.replace(STOCK.scenario, workload=workload)
+    cycle(machine, run)
+    assert run.seen.verified is None
+    assert not [call for call in machine.calls if "kill -USR1 35" in call.argv]
+
+
+def test_a_child_that_is_missing_is_looked_for_among_the_cores(tmp_path: Path) -> None:
+    machine, run = Guest(shown(4, f"{DUMPED}36 9\n"), shown(7, f"{DUMPED}36 9\n")), new(tmp_path)
+    run.seen.held = parse(ThreadsReport, "threads", threads(35, 36))
+    machine.answer((*NSENTER, PROBE, "threads"), threads(35))
+    machine.answer(["bash", "-c", f"cd {CORES} && echo *.json"], "core.495.json\n")
+    machine.files[f"{CORES}/core.495.json"] = CORE.replace(b'"nspid":35', b'"nspid":36')
+    assert not cycle(machine, run)
+    seen = run.seen
+    assert seen.exit_status is None
+    assert seen.missing == {36}
+    assert seen.core is not None
+    assert (seen.core.nspid, seen.signal) == (36, "SIGSEGV")
 
 
 def test_a_dump_that_failed_is_not_restored(tmp_path: Path) -> None:
