@@ -178,7 +178,7 @@ def report(
 ) -> int:
     """Write report.html and junit.xml again from results; of several, one of all with its results.jsonl.
 
-    Evidence stays where it is and is referred to from DIR; of a cell that several hold, the last one's counts.
+    Evidence stays where it is and is referred to from DIR; of a cell that several hold, the last one counts.
     """
     files = [_file(one) for one in results]
     if output is None and len(files) > 1:
