@@ -15,6 +15,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from harness import cli
+from harness.catalogue.cpus import DEFAULT_CPU
+from harness.catalogue.criu_builds import DEFAULT_CRIU
+from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.cli import backend
 from harness.core.errors import ExitCode, HostError
 
@@ -183,6 +186,15 @@ def test_the_action_gives_the_harness_what_it_was_given() -> None:
         assert f'--{name} "${name.upper()}"' in step["run"]
     scripts = [one["run"] for one in content["runs"]["steps"] if "run" in one]
     assert not any("${{" in script for script in scripts), "an input must not become a piece of a script"
+
+
+def test_what_the_action_takes_by_default_is_the_default_and_documented() -> None:
+    table = (ROOT / "docs" / "ci.md").read_text("utf-8")
+    given = {name: one["default"] for name, one in document(ROOT / "action.yml")["inputs"].items()}
+    defaults = {"criu": DEFAULT_CRIU.name, "kernel": DEFAULT_KERNEL.name, "cpu": DEFAULT_CPU.name}
+    assert given == {**defaults, "workload": "python-sleeper"}
+    for name, value in given.items():
+        assert f"| `{name}` | `{value}` |" in table
 
 
 def test_the_runners_are_the_three_and_shards_are_complete() -> None:
