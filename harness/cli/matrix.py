@@ -21,11 +21,12 @@ from harness.cli.session import Verbosity, provisioned, session
 from harness.core.errors import ExitCode, UsageError
 from harness.provision.context import Provision
 from harness.reporting import cells, page
-from harness.reporting.jsonl import FILE_NAME, append_result, read_results
+from harness.reporting.jsonl import FILE_NAME, append_result, merge_results, read_results
 from harness.reporting.record import write_record
 from harness.scenario.arms import Arm
 from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix_exit
 from harness.scenario.matrix import matrix as cells_of
+from harness.scenario.matrix import shard as shard_of
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -172,11 +173,28 @@ def diff(old: Results, new: Annotated[Path, typer.Argument(metavar="NEW", help="
     return ExitCode.REGRESSION if lines else ExitCode.OK
 
 
-def report(results: Results) -> int:
-    """Write report.html and junit.xml again from results."""
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="Results directories or their results.jsonl.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Where the results of several are put together."),
+    ] = None,
+) -> int:
+    """Write report.html and junit.xml again from results; of several, one of all with its results.jsonl.
+
+    Evidence stays where it is and is referred to from DIR; of a cell that several hold, the last one counts.
+    """
+    files = [_file(one) for one in results]
+    if output is None and len(files) > 1:
+        raise UsageError(f"{len(files)} results", hint="give --output DIR for what they make together")
     with session(0):
-        file = _file(results)
-        for path in page.write_reports(file.parent, read_results(file)):
+        if output is None:
+            directory, records = files[0].parent, read_results(files[0])
+        else:
+            directory, records = output, merge_results(files, output)
+        for path in page.write_reports(directory, records):
             typer.echo(path)
     return ExitCode.OK
 
@@ -190,13 +208,13 @@ def _each(given: Iterable[str] | None, find: Callable[[str], T]) -> tuple[T, ...
 
 
 def _part(cells_: Sequence[Scenario], shard: str | None) -> list[Scenario]:
-    """Return every N-th cell from the I-th on: neighbours, which cost alike, go to different parts."""
+    """Return the cells of the part "I/N", all of them for None; raises UsageError."""
     if shard is None:
         return list(cells_)
     number, slash, count = shard.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise UsageError(f"--shard {shard}: write it like 1/4")
-    return list(cells_[int(number) - 1 :: int(count)])
+    return shard_of(cells_, int(number), int(count))
 
 
 def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> str:

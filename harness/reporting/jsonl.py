@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -100,6 +100,27 @@ def read_results(path: Path) -> tuple[Mapping[str, Any], ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"cannot read {path}: {error}") from error
     return tuple(_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1))
+
+
+def merge_results(files: Sequence[Path], directory: Path) -> tuple[Mapping[str, Any], ...]:
+    """Write the records of all ``files`` into one results.jsonl in ``directory`` and return them.
+
+    Their evidence is not moved: each record names it relative to ``directory``. Raises StorageError.
+    """
+    target = directory / FILE_NAME
+    if any(file.resolve() == target.resolve() for file in files):
+        raise StorageError(f"{target} would be overwritten", hint="put the results together in another place")
+    merged = [
+        {**one, "evidence": one["evidence"] and os.path.relpath(file.parent / one["evidence"], directory)}
+        for file in files
+        for one in read_results(file)
+    ]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(f"{json.dumps(one, allow_nan=False)}\n" for one in merged), "utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror}") from error
+    return tuple(merged)
 
 
 def _parsed(line: str, where: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands as people run them: installed elsewhere, two at once, as a plain user, by hand."""
+"""The commands as people run them: two at once, as a plain user, by hand."""
 
 import json
 import os
@@ -46,29 +46,6 @@ def test_two_runs_at_once_share_the_cache(provision: Provision, tmp_path: Path) 
         assert process.returncode == 0, complained
         assert "issue 2595" in said
         assert outcomes(place) == EXPECTED
-
-
-@pytest.mark.usefixtures("machine_kind")
-def test_the_installed_package_runs_in_another_directory(provision: Provision, tmp_path: Path) -> None:
-    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    pip = [sys.executable, "-m", "pip", "--quiet"]
-    install = [*pip, "install", "--no-deps", "--no-build-isolation", "--target", str(site), str(CHECKOUT)]
-    subprocess.run(install, check=True, timeout=300)
-    environment = {**os.environ, "PYTHONPATH": str(site), "CRIU_PAC_CACHE": str(provision.cache.root)}
-    where = [sys.executable, "-c", "import harness; print(harness.__file__)"]
-    seen = subprocess.run(where, env=environment, cwd=elsewhere, check=True, capture_output=True, text=True)
-    assert seen.stdout.startswith(str(site)), "the installed package, not the checkout"
-
-    # By the default results directory, so that it is seen to work as well.
-    ran = subprocess.run(
-        REPRO, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-
-    assert ran.returncode == 0, ran.stderr
-    [results] = (elsewhere / "criu-pac-results").iterdir()
-    assert outcomes(results) == EXPECTED
-    assert "criu-pac repro --cpu neoverse-v1" in (results / "command.txt").read_text()
 
 
 def python_for_everybody() -> str | None:

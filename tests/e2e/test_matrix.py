@@ -16,13 +16,26 @@ SMOKE = 13
 
 @pytest.fixture(scope="module")
 def results(provision: Provision, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("matrix") / "results"
-    words = [sys.executable, "-m", "harness", "matrix", "--selection", "smoke", "--results", str(place)]
+    """Two shards, one after the other, and what they make together."""
+    place = tmp_path_factory.mktemp("matrix")
+    shards = [place / name for name in ("shard-1", "shard-2")]
     environment = {**os.environ, "CRIU_PAC_CACHE": str(provision.cache.root)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert f"{SMOKE} cells: 12 as predicted, 1 known issue" in done.stdout
+    words = [sys.executable, "-m", "harness", "matrix", "--selection", "smoke"]
+    for number, shard in enumerate(shards, start=1):
+        done = subprocess.run(
+            [*words, "--shard", f"{number}/2", "--results", str(shard)],
+            env=environment, capture_output=True, text=True, timeout=900, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr + done.stdout
+    assert main(["report", *map(str, shards), "--output", str(place)]) == 0
     return place
+
+
+def test_the_shards_are_the_selection(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(results)]) == 0
+    assert f"{SMOKE} cells: 12 as predicted, 1 known issue" in capsys.readouterr().out
+    for record in map(json.loads, (results / "results.jsonl").read_text().splitlines()):
+        assert (results / record["evidence"] / "command.txt").is_file(), record["id"]
 
 
 def test_every_cell_did_what_was_expected_of_it(results: Path) -> None:

@@ -44,6 +44,8 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("repro --results file", "--results file: not a directory"),
         ("shell", "needs a terminal"),
         ("shell --kernel 9.9", "unknown kernel '9.9'"),
+        ("matrix --shard 3/2", "--shard 3/2: write it like 1/4"),
+        ("report one two", "2 results; give --output"),
         ("cache frob", "frob"),
         ("cache prune --max-size 5Q", "'5Q' is no size"),
         ("cache prune --max-size 5G --all", "contradict"),

@@ -10,7 +10,7 @@ import pytest
 
 from harness.catalogue.outcome import Outcome, Verdict
 from harness.core.errors import StorageError
-from harness.reporting.jsonl import FIELDS, append_result, read_results
+from harness.reporting.jsonl import FIELDS, append_result, merge_results, read_results
 from harness.reporting.record import write_record
 from harness.scenario.fake_results import arms, result, results
 
@@ -85,6 +85,40 @@ def test_a_missing_field_and_a_missing_file_are_named(tmp_path: Path) -> None:
     path.write_text('{"schema": 1}\n')
     with pytest.raises(StorageError, match="line 1: field id is missing"):
         read_results(path)
+
+
+def test_results_of_several_runs_become_one_whose_evidence_is_found(tmp_path: Path) -> None:
+    made = results()
+    files = [
+        append_result(tmp_path / "shards" / str(number), one) for number, one in enumerate(made, start=1)
+    ]
+    merged = merge_results(files, tmp_path / "all")
+    assert read_results(tmp_path / "all" / "results.jsonl") == merged
+    assert [one["id"] for one in merged] == [one.scenario.id for one in made]
+    for number, (one, before) in enumerate(zip(merged, made, strict=True), start=1):
+        found = (tmp_path / "all" / one["evidence"]).resolve()
+        assert found == tmp_path / "shards" / str(number) / str(before.record()["evidence"])
+
+
+def test_a_record_without_evidence_gets_none_from_merging(tmp_path: Path) -> None:
+    path = append_result(tmp_path / "one", result(arms()[0]))
+    record = {**json.loads(path.read_text()), "evidence": None}
+    path.write_text(json.dumps(record) + "\n")
+    assert merge_results([path], tmp_path)[0]["evidence"] is None
+
+
+def test_merging_overwrites_no_results(tmp_path: Path) -> None:
+    path = append_result(tmp_path, results()[0])
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match="would be overwritten"):
+        merge_results([path], tmp_path / ".." / tmp_path.name)
+    assert path.read_bytes() == before
+
+
+def test_a_place_that_cannot_hold_merged_results_is_an_error(tmp_path: Path) -> None:
+    path = append_result(tmp_path, results()[0])
+    with pytest.raises(StorageError, match="cannot write"):
+        merge_results([path], path / "below-a-file")
 
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

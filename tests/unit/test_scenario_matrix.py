@@ -15,7 +15,7 @@ from harness.catalogue.prediction import predict
 from harness.catalogue.scenario import Driver, KeyModule, Scenario
 from harness.core.errors import ExitCode, UsageError
 from harness.guest.workload import load_workload
-from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix, matrix_exit
+from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix, matrix_exit, shard
 
 BASE = BASES["debian-13"]
 NOTHING = Dimensions()
@@ -137,3 +137,14 @@ def test_a_base_without_the_packages_of_a_workload_is_left_out() -> None:
     chosen, excluded = matrix(None, wanted, BASE)
     assert {cell.base.name for cell in chosen} == {"debian-12", "debian-13"}
     assert {one.reason for one in excluded} == {"the base ubuntu-24.04 has no redis"}
+
+
+@pytest.mark.parametrize(("selection", "count"), [("full", 27), ("standard", 1), ("smoke", 40)])
+def test_shards_hold_every_cell_once_and_no_machine_twice(selection: str, count: int) -> None:
+    chosen = cells(selection)
+    parts = [shard(chosen, number, count) for number in range(1, count + 1)]
+    assert sorted(cell.id for part in parts for cell in part) == sorted(cell.id for cell in chosen)
+    machines = [{(cell.source, cell.target, cell.base, cell.driver) for cell in part} for part in parts]
+    assert sum(map(len, machines)) == len(set().union(*machines)), "a template is made in one part only"
+    sizes = [len(one) for one in machines]
+    assert max(sizes) - min(sizes) <= 1
