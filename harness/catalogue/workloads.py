@@ -27,7 +27,8 @@ class Workload:
     one tick, about ``tick_seconds`` apart; a restored workload is watched for ``watch_ticks``
     of them. ``protected`` is False for a control built without branch protection.
     ``min_frames`` is the least number of distinct signed frames returned through in the watch.
-    ``flags`` say what is special about it, in the words of FLAGS.
+    ``flags`` say what is special about it, in the words of FLAGS. ``path`` is the directory of
+    one that does not come with the harness.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Workload:
     protected: bool
     min_frames: int
     flags: tuple[str, ...] = ()
+    path: str | None = None
+
+    @property
+    def spelled(self) -> str:
+        """What a person writes in --workload for it."""
+        return self.path or self.name
 
 
 LANGUAGES = ("c", "c++", "python")

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from harness.catalogue.cpus import CpuModel
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
-from harness.catalogue.scenario import Driver
+from harness.catalogue.scenario import Driver, Scenario
 from harness.catalogue.workloads import Workload
 from harness.core import steps
 from harness.core.closing import Closing
 from harness.core.deadline import Deadline
-from harness.core.errors import HarnessError, MachineError
+from harness.core.errors import HarnessError, HostError, MachineError, StorageError, WorkloadError
 from harness.core.resources import data_directory
 from harness.guest.criu import MASK_NAME, build_mask, mask_key
 from harness.guest.engine import tar_of
@@ -41,6 +41,7 @@ from harness.provision.guest_image import (
 )
 from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
+from harness.scenario.options import RunOptions
 from harness.scenario.qemu_program import QemuProgram, bundled_qemu, qemu_at
 
 _PREPARATION = "1"  # raise when what a template holds changes without its parts changing
@@ -50,18 +51,41 @@ CLONE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineKind:
-    """What a template is made for; ``driver`` decides which engines its guest system has."""
+    """What a template is made for.
+
+    ``driver`` decides which engines its guest system has; ``workloads`` are in its container
+    besides the harness's own.
+    """
 
     cpu: CpuModel
     kernel: Kernel
     base: PreparedBase
     builds: tuple[CriuBuild, ...]
     driver: Driver = Driver.CRIU
+    workloads: tuple[Workload, ...] = ()
 
     @property
     def guest_group(self) -> str:
         """The package group of the guest system: podman is large and only in the one that needs it."""
         return PODMAN_GROUP if self.driver is Driver.PODMAN else GUEST_GROUP
+
+
+def kinds_of(cell: Scenario, base: PreparedBase, options: RunOptions) -> tuple[MachineKind, MachineKind]:
+    """Return the kinds of machine that a scenario is dumped and restored in."""
+    builds = {one.name: one for one in (*options.builds, cell.criu_dump, cell.criu_restore)}
+    workloads = {one.name: one for one in (*options.workloads, cell.workload) if one.path}
+    source, target = (
+        MachineKind(
+            cpu=spec.cpu,
+            kernel=spec.kernel,
+            base=base,
+            builds=tuple(builds.values()),
+            driver=cell.driver,
+            workloads=tuple(workloads.values()),
+        )
+        for spec in (cell.source, cell.target)
+    )
+    return source, target
 
 
 class Lab(Closing):
@@ -119,7 +143,7 @@ class Lab(Closing):
     def _recipe(self, kind: MachineKind) -> tuple[TemplateSpec, Callable[[QemuMachine], Mapping[str, str]]]:
         """Return what a template is made from, and how the machine is prepared."""
         files = self._files(kind)
-        context, workloads = self._build_context(kind.base)
+        context, workloads = self._build_context(kind.base, kind.workloads)
         key = content_key(
             *(
                 _PREPARATION,
@@ -249,15 +273,27 @@ class Lab(Closing):
             parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
         return parts
 
-    def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
+    def check_workload(self, workload: Workload) -> None:
+        """Compile a workload, to raise the WorkloadError of one that a template has to do without."""
+        if workload.language == "c":
+            self._compiled(workload)
+
+    def _usable(self, workloads: Iterable[Workload]) -> Iterator[Workload]:
+        """Yield the workloads that compile: a broken one must not stop the scenarios of the others."""
+        for workload in workloads:
+            with contextlib.suppress(WorkloadError):
+                self.check_workload(workload)
+                yield workload
+
+    def _build_context(self, base: PreparedBase, foreign: Iterable[Workload]) -> tuple[bytes, list[str]]:
         """Return the docker build context and the compiled workloads' places in the container."""
         recipe = data_directory("containers") / ("user" if base.base.tar else base.base.name) / "Dockerfile"
         files = {"Dockerfile": recipe.read_bytes()}
         if base.python_layer:
             files["python.tar"] = base.python_layer.read_bytes()
         programs = []
-        for name in available_workloads():
-            workload = load_workload(name)
+        for workload in (*map(load_workload, available_workloads()), *self._usable(foreign)):
+            name = workload.name
             # Files only: pip compiles the Python among them into a __pycache__ beside it.
             for path in sorted(path for path in workload_directory(workload).iterdir() if path.is_file()):
                 files[f"workloads/{name}/{path.name}"] = path.read_bytes()
@@ -269,7 +305,8 @@ class Lab(Closing):
         ), programs
 
     def _compiled(self, workload: Workload) -> Path:
-        sources = sorted(workload_directory(workload).glob("*.c"))
+        directory = workload_directory(workload)
+        sources = sorted(directory.glob("*.c"))
         include = data_directory("workloads") / "include"
         protection = "standard" if workload.protected else "none"
         flags = ("-O2", "-pthread", f"-mbranch-protection={protection}", "-fno-omit-frame-pointer")
@@ -285,8 +322,14 @@ class Lab(Closing):
                     cache_root=cache.root / "zig",
                 )
 
-        key = source_key([*sources, *include.glob("*.h")], AARCH64_LINUX, *flags)[:32]
-        return cache.artifact("workload", key, build) / workload.name
+        headers = [*directory.glob("*.h"), *include.glob("*.h")]
+        key = source_key([*sources, *headers], AARCH64_LINUX, *flags)[:32]
+        try:
+            return cache.artifact("workload", key, build) / workload.name
+        except StorageError:
+            raise
+        except HostError as error:
+            raise WorkloadError(f"workload {workload.spelled} does not compile: {error.message}") from error
 
 
 def _built(build: Any, output: Path, cache_root: Path) -> None:

@@ -53,8 +53,12 @@ def matrix(
     """Return the cells to run, in a stable order and each once, and those left out with a reason.
 
     Given dimensions replace the selection's; without a selection the others take their defaults.
-    Raises UsageError for an unknown selection.
+    Raises UsageError for an unknown selection and for two workloads of one name.
     """
+    places: dict[str, str] = {}
+    for one in wanted.workload:
+        if places.setdefault(one.name, one.spelled) != one.spelled:
+            raise UsageError(f"{places[one.name]} and {one.spelled} are two workloads of one name")
     cells: dict[str, Scenario] = {}
     excluded: dict[str, Excluded] = {}
     for start in _selected(selection, default_base):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.workloads import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,8 @@ class RunOptions:
 
     ``keep`` leaves the machines of finished scenarios running until the command ends and
     prints how to reach them. ``command`` is the command line that reproduces the run. The
-    machines hold ``builds`` besides those a scenario names, so that one template serves several.
+    machines hold ``builds`` and ``workloads`` besides those a scenario names, so that one template
+    serves several.
     """
 
     results: Path
@@ -22,3 +24,4 @@ class RunOptions:
     keep: bool = False
     command: str = ""
     builds: tuple[CriuBuild, ...] = ()
+    workloads: tuple[Workload, ...] = ()

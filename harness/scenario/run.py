@@ -33,7 +33,7 @@ from harness.parsing.pac import chance, pac_bits, width
 from harness.provision.prepared_base import PreparedBase
 from harness.scenario.evidence import collect, collect_hang, read_kernel_log
 from harness.scenario.hang import end_hang
-from harness.scenario.lab import Lab, MachineKind
+from harness.scenario.lab import Lab, kinds_of
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
 from harness.scenario.premises import PremiseObserver, declare_criu, declare_keys_change
@@ -127,17 +127,9 @@ class ScenarioRun:
         cell = self.scenario
         if cell.crosses_machines and (cell.cycles != 1 or cell.driver is not Driver.CRIU):
             raise UsageError("a scenario from one machine to another has one cycle and the driver criu")
-        wanted = (cell.criu_dump, cell.criu_restore, *self.options.builds)
-        builds = tuple({build.name: build for build in wanted}.values())
         with self._phase("template"):
-            source, target = (
-                self.lab.template(
-                    MachineKind(
-                        cpu=spec.cpu, kernel=spec.kernel, base=self.base, builds=builds, driver=cell.driver
-                    )
-                )
-                for spec in (cell.source, cell.target)
-            )
+            self.lab.check_workload(cell.workload)
+            source, target = (self.lab.template(kind) for kind in kinds_of(cell, self.base, self.options))
         self._limit = Deadline.after(self.options.timeout, f"arm {self.arm}")
         # The evidence of a restore elsewhere has the place of honour: it is what was judged.
         with self._site(
