@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
-from harness.core.process import check
+from harness.core.process import run
 from harness.provision.storage import storage_errors
 
 # Ubuntu 20.04's glibc: what is linked against it runs there and on everything newer.
@@ -47,11 +47,15 @@ def compile_c(
         cache_root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
             fresh = Path(scratch) / output.name
-            check(
+            result = run(
                 [*_compiler(), "-target", target, *flags, *ALWAYS, f"-I{SHARED_C}", *sources, "-o", fresh],
                 limit,
                 env=_environment(cache_root),
             )
+            if result.returncode != 0:
+                lines = result.error_text.splitlines()
+                first = next((line for line in lines if "error:" in line), " | ".join(lines[-3:]))
+                raise HostError(f"the C compiler failed with exit code {result.returncode}: {first}")
             fresh.replace(output)
     return output
 
