@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.catalogue.bases import base as base_named
 from harness.catalogue.outcome import Verdict
 from harness.cli import backend
 from harness.cli.parallel import ParallelArms, default_parallelism
@@ -23,15 +22,13 @@ from harness.reporting.jsonl import FILE_NAME, append_result, read_results
 from harness.reporting.record import write_record
 from harness.scenario import choices
 from harness.scenario.arms import Arm
-from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix_exit
+from harness.scenario.matrix import CELL_SECONDS, DEFAULT_BASE, SELECTIONS, Dimensions, arms_of, matrix_exit
 from harness.scenario.matrix import matrix as cells_of
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
-
-_DEFAULT_BASE = "debian-13"
 
 Values = list[str] | None
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory or its results.jsonl.")]
@@ -58,12 +55,14 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
         list[int] | None, typer.Option(metavar="N", min=1, help="Dumps and restores in a row; repeatable.")
     ] = None,
     at_once: Annotated[
-        int | None, typer.Option("-n", metavar="N", min=1, help="Cells at a time; default: one per core.")
+        int | None, typer.Option("-n", metavar="N", min=1, help="Cells at a time; default: as many as fit.")
     ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only say which cells there are.")] = False,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For one cell as a whole.")] = 180.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For one cell as a whole.")
+    ] = CELL_SECONDS,
     qemu: QemuOption = None,
     verbose: Verbosity = 0,
 ) -> int:
@@ -74,7 +73,7 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     given = {"criu": criu, "kernel": kernel, "cpu": cpu, "module": module, "driver": driver, "base": base}
     given |= {"workload": workload, "cycles": [str(count) for count in cycles or ()]}
     wanted = choices.dimensions({name: values or () for name, values in given.items()})
-    chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE))
+    chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE)
     part = choices.part(chosen, shard)
     for one in excluded:
         typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)

@@ -4,6 +4,7 @@ Provisioning, templates and clones are made in fixtures, so that their failures 
 dump, restore and what they lead to happen in the test's own call, so that theirs are FAILURES.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +18,26 @@ from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.kernels import kernel as kernel_named
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
+from harness.core.errors import HarnessError
 from harness.core.rundir import sweep
 from harness.guest.workload import load_workload
+from harness.machines.capacity import machines_at_once
 from harness.provision.bases import prepare_base
 from harness.provision.context import Provision
 from harness.provision.criu_build import criu_of
+from harness.pytest_plugin.dimensions import (
+    METAVARS,
+    PIN,
+    WORKLOADS_INI,
+    cells_of,
+    option_limits,
+    selection,
+    within,
+    workload_directories,
+)
+from harness.scenario.choices import part
 from harness.scenario.lab import Lab, MachineKind
+from harness.scenario.matrix import SELECTIONS
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 from harness.scenario.run import ScenarioRun
@@ -36,9 +51,77 @@ _MARKER = (
 )
 
 
+_CELLS = "harness.pytest_plugin.cells"  # by name: pytest imports it, and rewrites its assertions
+pytest_plugins = [_CELLS]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the dimensions of the matrix, spelled as for `criu-pac matrix`, and where workloads are."""
+    group = parser.getgroup("criu-pac", "cells of the matrix, for tests that ask for the fixture scenario")
+    group.addoption(
+        "--selection",
+        dest="criu_pac_selection",
+        metavar="|".join(SELECTIONS),
+        help="The cells to start from; default: the upstream report, without and with the key module.",
+    )
+    for name, metavar in METAVARS.items():
+        group.addoption(
+            f"--{name}",
+            dest=f"criu_pac_{name}",
+            action="append",
+            metavar=metavar,
+            help=f"Replaces the {name} of the selection; may be repeated.",
+        )
+    group.addoption(
+        "--shard", dest="criu_pac_shard", metavar="I/N", help="Only the I-th of N parts of all tests."
+    )
+    parser.addini(WORKLOADS_INI, "directories with workloads of this project", type="paths", default=[])
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker that chooses a test's machine."""
+    """Declare the markers, and refuse options that name what does not exist."""
     config.addinivalue_line("markers", _MARKER)
+    for name, metavar in METAVARS.items():
+        config.addinivalue_line("markers", f"{PIN}{name}({metavar}, ...): hold the {name} of a test's cells")
+    try:
+        within(option_limits(config), workload_directories(config))
+        selection(config)
+        part((), config.getoption("criu_pac_shard"))
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for ``scenario``, directly or by another fixture, once for each of its cells."""
+    fixtures = metafunc._arg2fixturedefs.get("scenario", ())  # noqa: SLF001 -- tells whose fixture it is
+    if not fixtures or fixtures[-1].func.__module__ != _CELLS:
+        return
+    definition = metafunc.definition
+    try:
+        chosen, excluded = cells_of(metafunc.config, definition.iter_markers())
+    except HarnessError as error:
+        pytest.fail(f"{definition.nodeid}: {error}", pytrace=False)
+    params = [pytest.param(cell, id=cell.id) for cell in chosen]
+    if not params:
+        reason = "; ".join(sorted({one.reason for one in excluded}))
+        params = [pytest.param(None, id="left-out", marks=pytest.mark.skip(reason=reason))]
+    metafunc.parametrize("scenario", params, indirect=True)
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep this shard's tests."""
+    kept = part(items, config.getoption("criu_pac_shard"))
+    if len(kept) < len(items):
+        ours = set(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item not in ours])
+        items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return the workers of ``-n auto``: as many as machines fit; xdist's own variable goes first."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else machines_at_once()
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +202,7 @@ def run_scenario(
             criu_dump=criu_of(names[0]),
             criu_restore=criu_of(names[-1]),
             module=module,
-            workload=load_workload(workload),
+            workload=load_workload(workload, *workload_directories(request.config)),
             base=source.base.base,
             driver=Driver(driver) if driver else source.driver,
             cycles=cycles,

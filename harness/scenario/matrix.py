@@ -17,6 +17,8 @@ from harness.guest.workload import available_workloads, load_workload
 from harness.scenario.arms import EXIT_CODES, WORST_FIRST, Arm
 
 SELECTIONS = ("smoke", "standard", "full")
+DEFAULT_BASE = BASES["debian-13"]
+CELL_SECONDS = 180.0  # for one cell as a whole
 _MASK_PRCTL = (5, 13)  # PR_PAC_SET_ENABLED_KEYS
 _DEFAULT_WORKLOAD = "python-sleeper"
 
