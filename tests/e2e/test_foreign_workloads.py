@@ -76,7 +76,7 @@ def records(provision: Provision, tmp_path_factory: pytest.TempPathFactory) -> d
         workload(place, "brief", {"brief.py": BRIEF}),
         workload(place, "broken", {"broken.c": BROKEN_C}, language="c"),
     ]
-    words = [sys.executable, "-m", "harness", "matrix", "--module", "none", "--timeout", "30"]
+    words = [sys.executable, "-m", "harness", "matrix", "--module", "none", "--timeout", "45"]
     words += [word for one in there for word in ("--workload", str(one))]
     words += ["--results", str(place / "results")]
     environment = {**os.environ, "CRIU_PAC_CACHE": str(provision.cache.root)}
@@ -97,7 +97,7 @@ def test_a_good_one_dies_as_predicted(records: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("silent", "workload silent printed no line like ^READY$ within 30 s"),
+        ("silent", "workload silent printed no line like ^READY$ within 45 s"),
         ("silent", "last: still loading"),
         ("flood", "workload flood floods its output: "),
         ("brief", "workload brief ended before it was ready: no configuration file"),

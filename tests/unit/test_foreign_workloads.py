@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.core.errors import UsageError, WorkloadError
 from harness.guest.workload import load_workload, workload_directory
 
@@ -86,3 +87,17 @@ def test_a_broken_workload_of_somebody_elses(tmp_path: Path, name: str, text: st
 def test_a_directory_that_is_no_workload(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read .*/nowhere/workload.toml: No such file"):
         load_workload(str(tmp_path / "nowhere"))
+
+
+def test_the_command_names_file_key_and_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = foreign(tmp_path, text=CONTRACT.replace('"c"', '"rust"'))
+    for command in ("repro", "matrix"):
+        assert cli.main([command, "--workload", str(directory)]) == 2
+        error = f"criu-pac: error: {directory}/workload.toml: language: 'rust' is none of c, c++, python"
+        assert capsys.readouterr().err == f"{error}; exit code 2\n"
+
+
+def test_its_cell_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = foreign(tmp_path)
+    assert cli.main(["matrix", "--list", "--module", "none", "--workload", str(directory)]) == 0
+    assert capsys.readouterr().out == "3.17.1-k6.1-neoverse-v1-debian-13-frames-criu-none\n"

@@ -237,6 +237,30 @@ def test_workers_collect_the_same(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess(*words).assert_outcomes(passed=6)
 
 
+def test_cells_know_what_all_of_them_need_and_how_to_run_again(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from harness.pytest_plugin.dimensions import command
+        def test_plain(): pass
+        def test_it(scenario, cell_options, request):
+            assert {one.name for one in cell_options.builds} == {"3.17.1", "4.2.1"}
+            assert {one.name for one in cell_options.workloads} == {"python-sleeper", "c-frames"}
+            words = ["pytest", "a::b", "--selection", "smoke", "--cpu", "neoverse-n1", "--cycles", "1"]
+            assert command(request.config, "a::b") == words
+    """)
+    result = pytester.runpytest_inprocess("--selection", "smoke", "--cpu", "neoverse-n1", "--cycles", "1")
+    result.assert_outcomes(passed=9)
+
+
+def test_what_cannot_be_provided_is_an_error_and_no_failure(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRIU_PAC_OFFLINE", "1")
+    pytester.makepyfile("def test_it(cell_result): pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines("*the harness is offline*")
+
+
 def test_workers_of_auto_are_as_many_as_machines_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pytest_xdist_auto_num_workers() == machines_at_once()
     monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "7")
