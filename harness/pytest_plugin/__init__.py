@@ -1,7 +1,8 @@
 """pytest plugin: fixtures that run scenarios in real machines.
 
 Provisioning, templates and clones are made in fixtures, so that their failures are ERRORs;
-dump, restore and what they lead to happen in the test's own call, so that theirs are FAILURES.
+dump, restore and what they lead to happen in the test's own call, or are a result for it to judge,
+so that theirs are FAILURES.
 """
 
 import os
@@ -81,8 +82,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, and refuse options that name what does not exist."""
     config.addinivalue_line("markers", _MARKER)
-    for name, metavar in METAVARS.items():
-        config.addinivalue_line("markers", f"{PIN}{name}({metavar}, ...): hold the {name} of a test's cells")
+    for name in METAVARS:
+        text = f"{PIN}{name}(VALUE, ...): hold a test's cells to these values, spelled as for --{name}"
+        config.addinivalue_line("markers", text)
     try:
         within(option_limits(config), workload_directories(config))
         selection(config)

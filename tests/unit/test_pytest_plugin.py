@@ -211,6 +211,18 @@ def test_a_fixture_of_the_same_name_in_a_project_is_left_alone(pytester: pytest.
     pytester.runpytest_inprocess("--selection", "smoke").assert_outcomes(passed=2)
 
 
+def test_scenarios_of_the_tests_own_go_before_options(pytester: pytest.Pytester) -> None:
+    source = """
+        import pytest
+        from harness.scenario.matrix import DEFAULT_BASE, Dimensions, matrix
+        CELLS = matrix("smoke", Dimensions(), DEFAULT_BASE)[0][:3]
+        @pytest.mark.parametrize("scenario", CELLS, ids=lambda cell: cell.id)
+        def test_it(scenario, cell_cpu): assert cell_cpu == (scenario.source.cpu, scenario.target.cpu)
+    """
+    pytester.makepyfile(source)
+    pytester.runpytest_inprocess("--cpu", "max").assert_outcomes(passed=3)
+
+
 def test_shards_are_the_whole_and_the_order_is_stable(pytester: pytest.Pytester) -> None:
     source = f"{PLAIN}\ndef test_other(scenario): pass\ndef test_without(): pass"
     whole = collect(pytester, source, "--selection", "standard")[0]
