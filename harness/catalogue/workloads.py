@@ -30,6 +30,7 @@ class Workload:
     -mbranch-protection). ``min_frames`` is the least number of distinct signed frames returned
     through in the watch. ``flags`` say what is special about it, in the words of FLAGS.
     ``packages`` names what its container needs besides Python: one of a base's ``packages``.
+    ``path`` is the directory of one that does not come with the harness.
     """
 
     name: str
@@ -44,11 +45,22 @@ class Workload:
     min_frames: int
     flags: tuple[str, ...] = ()
     packages: str | None = None
+    path: str | None = None
 
     @property
     def protected(self) -> bool:
         """Whether its own code, where it is compiled, signs return addresses."""
         return self.branch_protection != UNPROTECTED
+
+    @property
+    def in_every_machine(self) -> bool:
+        """Whether it is in machines that nobody asked to hold it: one that costs little."""
+        return self.path is None and self.packages is None and self.language != "c++"
+
+    @property
+    def spelled(self) -> str:
+        """What a person writes in --workload for it."""
+        return self.path or self.name
 
 
 LANGUAGES = ("c", "c++", "python")

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.choices import size
 from harness.cli.groups import command_group
 from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import UsageError
 from harness.provision.lock import LockedGroup, lock_path, read_lock
 from harness.provision.packages import update_lock
 from harness.reporting import inventory, progress
+from harness.scenario.choices import size
 
 app = command_group("The cache of downloads, images and templates.")
 

@@ -1,19 +1,16 @@
 """`criu-pac matrix` and what goes with its results: show, diff, report."""
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.catalogue.bases import base as base_named
-from harness.catalogue.names import named
 from harness.catalogue.outcome import Verdict
-from harness.catalogue.scenario import KeyModule, Scenario
-from harness.cli import backend, choices
+from harness.cli import backend
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.repro import QemuOption
 from harness.cli.running import base_record, new_directory, prepared_bases
@@ -23,8 +20,9 @@ from harness.provision.context import Provision
 from harness.reporting import cells, page
 from harness.reporting.jsonl import FILE_NAME, append_result, merge_results, read_results
 from harness.reporting.record import write_record
+from harness.scenario import choices
 from harness.scenario.arms import Arm
-from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix_exit
+from harness.scenario.matrix import CELL_SECONDS, DEFAULT_BASE, SELECTIONS, Dimensions, arms_of, matrix_exit
 from harness.scenario.matrix import matrix as cells_of
 from harness.scenario.matrix import shard as shard_of
 from harness.scenario.options import RunOptions
@@ -32,10 +30,6 @@ from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
-
-T = TypeVar("T")
-
-_DEFAULT_BASE = "debian-13"
 
 Values = list[str] | None
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory or its results.jsonl.")]
@@ -57,17 +51,19 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     module: Annotated[Values, _option("none|plugin|...", "Key module; may be repeated.")] = None,
     driver: Annotated[Values, _option("criu|runc|...", "Who calls CRIU; may be repeated.")] = None,
     base: Annotated[Values, _option("NAME", "Userland of the container; may be repeated.")] = None,
-    workload: Annotated[Values, _option("NAME", "What is dumped; may be repeated.")] = None,
+    workload: Annotated[Values, _option("NAME|DIR", "What is dumped; may be repeated.")] = None,
     cycles: Annotated[
         list[int] | None, typer.Option(metavar="N", min=1, help="Dumps and restores in a row; repeatable.")
     ] = None,
     at_once: Annotated[
-        int | None, typer.Option("-n", metavar="N", min=1, help="Cells at a time; default: one per core.")
+        int | None, typer.Option("-n", metavar="N", min=1, help="Cells at a time; default: as many as fit.")
     ] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only say which cells there are.")] = False,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For one cell as a whole.")] = 180.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="For one cell as a whole.")
+    ] = CELL_SECONDS,
     qemu: QemuOption = None,
     verbose: Verbosity = 0,
 ) -> int:
@@ -75,18 +71,11 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
 
     Given dimensions replace the selection's; without a selection, the others take their defaults.
     """
-    wanted = Dimensions(
-        criu=_each(criu, choices.criu_pair),
-        kernel=_each(kernel, choices.kernel_pair),
-        cpu=_each(cpu, choices.cpu_pair),
-        module=_each(module, lambda name: named({one.value: one for one in KeyModule}, "module", name)),
-        driver=_each(driver, choices.driver),
-        base=_each(base, base_named),
-        workload=_each(workload, backend.workload),
-        cycles=tuple(cycles or ()),
-    )
-    chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE))
-    part = _part(chosen, shard)
+    given = {"criu": criu, "kernel": kernel, "cpu": cpu, "module": module, "driver": driver, "base": base}
+    given |= {"workload": workload, "cycles": [str(count) for count in cycles or ()]}
+    wanted = choices.dimensions({name: values or () for name, values in given.items()})
+    chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE)
+    part = choices.part(chosen, shard, shard_of)
     for one in excluded:
         typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
     if list_only:
@@ -96,12 +85,12 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     if not part:
         raise UsageError("no cell is left to run")
     builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
-    packages = {cell.workload.packages: None for cell in part}
+    workloads = {cell.workload.name: cell.workload for cell in part}
     options = RunOptions(
         results=Path(),
         timeout=timeout,
         builds=tuple(builds.values()),
-        packages=tuple(name for name in packages if name),
+        workloads=tuple(workloads.values()),
     )
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         directory = results.absolute() if results else new_directory(datetime.now(UTC))
@@ -203,20 +192,6 @@ def _file(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
-def _each(given: Iterable[str] | None, find: Callable[[str], T]) -> tuple[T, ...]:
-    return tuple(find(one) for one in given or ())
-
-
-def _part(cells_: Sequence[Scenario], shard: str | None) -> list[Scenario]:
-    """Return the cells of the part "I/N", all of them for None; raises UsageError."""
-    if shard is None:
-        return list(cells_)
-    number, slash, count = shard.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"--shard {shard}: write it like 1/4")
-    return shard_of(cells_, int(number), int(count))
-
-
 def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> str:
     words = ["criu-pac", "matrix"]
     if selection:
@@ -231,8 +206,8 @@ def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> st
             words += [f"--{name}", first.name if first == second else f"{first.name}:{second.name}"]
     for name in ("module", "driver"):
         words += [word for one in getattr(wanted, name) for word in (f"--{name}", one.value)]
-    for name in ("base", "workload"):
-        words += [word for one in getattr(wanted, name) for word in (f"--{name}", one.name)]
+    words += [word for one in wanted.base for word in ("--base", one.name)]
+    words += [word for one in wanted.workload for word in ("--workload", one.spelled)]
     words += [word for one in wanted.cycles for word in ("--cycles", str(one))]
     return shlex.join(words)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from harness.cli.session import held
+from harness.machines.capacity import machines_at_once
 from harness.scenario.arms import Arm
 from harness.scenario.result import ScenarioResult
 
@@ -97,5 +97,5 @@ class ParallelArms:
 
 
 def default_parallelism(arms: int) -> int:
-    """Return how many of ``arms`` run at a time: one for each core this process may use."""
-    return max(1, min(arms, len(os.sched_getaffinity(0))))
+    """Return how many of ``arms`` run at a time: as many as this computer's cores and memory carry."""
+    return max(1, min(arms, machines_at_once()))

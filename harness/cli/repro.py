@@ -17,7 +17,7 @@ from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
-from harness.cli import backend, choices
+from harness.cli import backend
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.running import RESULTS, base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned
@@ -27,6 +27,7 @@ from harness.reporting import progress
 from harness.reporting.jsonl import append_result
 from harness.reporting.record import write_record
 from harness.reporting.table import print_results
+from harness.scenario import choices
 from harness.scenario.arms import Arm, repro_arms, repro_exit
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
@@ -82,7 +83,7 @@ class Request:
         words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
         words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
-        words += ["--workload", self.workload.name, "--driver", self.driver.value]
+        words += ["--workload", self.workload.spelled, "--driver", self.driver.value]
         words += ["--timeout", f"{self.timeout:g}"]
         words += ["--control"] * self.control
         words += ["--qemu", str(self.qemu)] if self.qemu else []
@@ -106,7 +107,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         str, typer.Option(metavar="VERSION|DUMP:RESTORE", help="CRIU, for dump and restore.")
     ] = DEFAULT_CRIU.name,
     base: BaseOption = choices.AUTO,
-    workload: Annotated[str, typer.Option(metavar="NAME", help="The process that is dumped.")] = (
+    workload: Annotated[str, typer.Option(metavar="NAME|DIR", help="The process that is dumped.")] = (
         "python-sleeper"
     ),
     driver: Annotated[

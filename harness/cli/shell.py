@@ -9,11 +9,11 @@ from harness.catalogue.cpus import DEFAULT_CPU, cpu
 from harness.catalogue.criu_builds import DEFAULT_CRIU, criu_build
 from harness.catalogue.kernels import DEFAULT_KERNEL, kernel
 from harness.cli import backend
-from harness.cli.choices import AUTO, check_base
 from harness.cli.repro import BaseOption, QemuOption
 from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import UsageError
 from harness.reporting import progress
+from harness.scenario.choices import AUTO, check_base
 
 
 def shell(

@@ -12,6 +12,7 @@ HarnessError
 ├── MachineError          the emulated machine or its guest system               (exit 2)
 │   ├── BootError         it never became ready
 │   ├── MachineDiedError  QEMU ended or the guest kernel panicked
+│   ├── LongFileError     a guest's file is longer than the agent reads
 │   └── EngineError       the container engine in the guest
 ├── CriuError             CRIU itself could not be run                           (exit 2)
 ├── WorkloadError         the workload broke its contract                        (exit 2)
@@ -118,6 +119,10 @@ class BootError(MachineError):
 
 class MachineDiedError(MachineError):
     """QEMU ended, or the guest kernel panicked, while it was needed."""
+
+
+class LongFileError(MachineError):
+    """A file of the guest is longer than what is read through its agent."""
 
 
 class EngineError(MachineError):

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.catalogue.names import suggestion
 from harness.catalogue.workloads import Workload, parse_workload
 from harness.core.deadline import Deadline
-from harness.core.errors import UsageError, WorkloadError
+from harness.core.errors import LongFileError, UsageError, WorkloadError
 from harness.core.resources import data_directory
 from harness.guest.container import EXITS, OUTPUT, WORKLOADS, Container
 from harness.machines.protocol import check
 
+_FILE = "workload.toml"
 _LOOK_SECONDS = 10.0  # for one look at a workload's files
 _POLL_SECONDS = 0.02
+_LINE = 200  # characters of a line that an error quotes
 
 
 def available_workloads() -> tuple[str, ...]:
@@ -22,17 +25,48 @@ def available_workloads() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in data_directory("workloads").glob("*/workload.toml")))
 
 
-def load_workload(name: str) -> Workload:
-    """Return the workload ``name``; UsageError for an unknown one, WorkloadError for a broken file."""
-    path = data_directory("workloads") / name / "workload.toml"
-    if not path.is_file():
-        raise UsageError(f"no workload {name!r}; there are {', '.join(available_workloads())}")
-    return parse_workload(path.read_text("utf-8"), str(path))
+def load_workload(name: str, *directories: Path) -> Workload:
+    """Return the workload of a name or of a directory ("./mine").
+
+    A name is one of the harness's own, or else that of a directory with a workload.toml in one
+    of ``directories``. UsageError for an unknown one, WorkloadError for a broken file.
+    """
+    if "/" in name:
+        return _read(Path(name))
+    own = data_directory("workloads") / name / _FILE
+    if name in available_workloads():
+        return parse_workload(own.read_text("utf-8"), str(own))
+    foreign = {
+        path.parent.name: path.parent for one in reversed(directories) for path in one.glob(f"*/{_FILE}")
+    }
+    if name not in foreign:
+        known = (*available_workloads(), *foreign)
+        raise UsageError(f"unknown workload {name!r}", hint=suggestion(name, known))
+    return _read(foreign[name])
+
+
+def _read(directory: Path) -> Workload:
+    """Return the workload in a directory that is not the harness's."""
+    path = directory / _FILE
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        hint = "a workload is a directory with a workload.toml"
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise WorkloadError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+    workload = parse_workload(text, str(path))
+    whole = directory.resolve()
+    if workload.name != whole.name:
+        raise WorkloadError(f"{path}: name: {workload.name!r} must be the directory's name, {whole.name!r}")
+    if workload.name in available_workloads():
+        raise WorkloadError(f"{path}: name: {workload.name!r} is a workload that comes with the harness")
+    return replace(workload, path=str(whole))
 
 
 def workload_directory(workload: Workload) -> Path:
     """Return the host directory with the workload's sources."""
-    return data_directory("workloads") / workload.name
+    return Path(workload.path) if workload.path else data_directory("workloads") / workload.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +123,23 @@ class RunningWorkload:
         return running
 
     def wait_ready(self, deadline: Deadline) -> None:
-        """Wait for readiness; WorkloadError when the workload ends, DeadlineError when it stays silent."""
+        """Wait for readiness; WorkloadError when the workload ends, floods or is not ready in time."""
+        name, pattern = self.workload.name, self.workload.ready.pattern
 
         def ready() -> bool | None:
+            over = deadline.expired
             seen = self.progress(deadline)
+            said = seen.lines[-1][-_LINE:] if seen.lines else "no output"
             if seen.exits:
-                said = seen.lines[-1] if seen.lines else "no output"
-                raise WorkloadError(f"workload {self.workload.name} ended before it was ready: {said}")
-            return any(self.workload.ready.search(line) for line in seen.lines) or None
+                raise WorkloadError(f"workload {name} ended before it was ready: {said}")
+            if any(self.workload.ready.search(line) for line in seen.lines):
+                return True
+            if over:
+                within = f"within {deadline.seconds:g} s of {deadline.what}"
+                raise WorkloadError(f"workload {name} printed no line like {pattern} {within}; last: {said}")
+            return None
 
-        name, pattern = self.workload.name, self.workload.ready.pattern
-        deadline.poll(ready, last_seen=f"{name} did not print {pattern}")
+        deadline.poll(ready)
 
     def signed_values(self, deadline: Deadline) -> int:
         """Return how many signed pointers a ready workload with the flag signed-data tells of."""
@@ -107,7 +147,10 @@ class RunningWorkload:
         return next(int(one["signed"]) for one in found if one)
 
     def progress(self, deadline: Deadline) -> Progress:
-        """Return what the workload has shown so far; a look is finished even after the deadline."""
+        """Return what the workload has shown so far; a look is finished even after the deadline.
+
+        WorkloadError when that is more than can be looked at.
+        """
         # Files are read by the agent itself: a process in the guest costs a tenth of a second.
         # An exit recorded before the output is read cannot hide lines written before it.
         machine, look = (
@@ -115,7 +158,10 @@ class RunningWorkload:
             Deadline.after(deadline.remaining + _LOOK_SECONDS, deadline.what),
         )
         exits = self._exits(look)
-        lines = tuple(machine.read_file(OUTPUT, look).decode("utf-8", "replace").splitlines())
+        try:
+            lines = tuple(machine.read_file(OUTPUT, look).decode("utf-8", "replace").splitlines())
+        except LongFileError as error:
+            raise WorkloadError(f"workload {self.workload.name} floods its output: {error}") from error
         return Progress(
             lines=lines,
             ticks=sum(1 for line in lines if self.workload.progress.search(line)),

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.deadline import Deadline
-from harness.core.errors import HarnessError, MachineError
+from harness.core.errors import HarnessError, LongFileError, MachineError
 from harness.core.process import CommandResult
 
 log = logging.getLogger(__name__)
 
 _TRUNCATED = {"the output": "out-truncated", "the error output": "err-truncated"}  # of guest-exec-status
 _CHUNK = 1 << 20  # bytes a guest-file-read asks for; the agent caps a reply at 48 MB
+LONGEST_FILE = 4 << 20  # bytes: two seconds of reading
 
 
 class GuestAgent:
@@ -105,13 +106,18 @@ class GuestAgent:
         )
 
     def read_file(self, path: str, deadline: Deadline) -> bytes:
-        """Return a guest file's bytes (about 2 MB/s: for logs, not for images)."""
+        """Return a guest file's bytes (about 2 MB/s: for logs, not for images).
+
+        LongFileError for one longer than LONGEST_FILE: one that grows faster would have no end.
+        """
         handle = self.call("guest-file-open", deadline, path=path, mode="r")
         content = bytearray()
         try:
             while True:
                 part = self.call("guest-file-read", deadline, handle=handle, count=_CHUNK)
                 content += base64.b64decode(part["buf-b64"])
+                if len(content) > LONGEST_FILE:
+                    raise LongFileError(f"in the guest: {path} is longer than {LONGEST_FILE} bytes")
                 if part["eof"]:
                     return bytes(content)
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
-from harness.core.process import check
+from harness.core.process import run
 from harness.provision.storage import storage_errors
 
 # Ubuntu 20.04's glibc: what is linked against it runs there and on everything newer.
@@ -37,6 +37,8 @@ def compile_c(
 ) -> Path:
     """Compile and link ``sources`` into ``output``, which is replaced atomically, and return it.
 
+    They are C, or C++ where one is named ``.cpp``: the C++ library is linked in.
+
     ``target`` is zig's triple, with the glibc version where there is one; zig keeps its caches
     below ``cache_root`` (any number of processes may share it). Raises HostError with the
     compiler's first error, StorageError when ``output`` cannot be written.
@@ -47,11 +49,25 @@ def compile_c(
         cache_root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
             fresh = Path(scratch) / output.name
-            check(
-                [*_compiler(), "-target", target, *flags, *ALWAYS, f"-I{SHARED_C}", *sources, "-o", fresh],
+            result = run(
+                [
+                    *_compiler(sources),
+                    "-target",
+                    target,
+                    *flags,
+                    *ALWAYS,
+                    f"-I{SHARED_C}",
+                    *sources,
+                    "-o",
+                    fresh,
+                ],
                 limit,
                 env=_environment(cache_root),
             )
+            if result.returncode != 0:
+                lines = result.error_text.splitlines()
+                first = next((line for line in lines if "error:" in line), " | ".join(lines[-3:]))
+                raise HostError(f"the C compiler failed with exit code {result.returncode}: {first}")
             fresh.replace(output)
     return output
 
@@ -77,9 +93,10 @@ def source_key(sources: Iterable[Path], *settings: str) -> str:
     return digest.hexdigest()
 
 
-def _compiler() -> tuple[str, ...]:
+def _compiler(sources: Iterable[Path]) -> tuple[str, ...]:
     compiler_id()  # a sentence instead of "No module named ziglang"
-    return (sys.executable, "-m", "ziglang", "cc")
+    cxx = any(one.suffix == ".cpp" for one in sources)
+    return (sys.executable, "-m", "ziglang", "c++" if cxx else "cc")
 
 
 def _environment(cache_root: Path) -> dict[str, str]:

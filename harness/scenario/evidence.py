@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
-from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT, WORK
+from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT
 from harness.machines.protocol import Machine, check
 from harness.machines.qemu import QemuMachine
 from harness.scenario.observation import Observation
@@ -26,9 +26,13 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 20.0
 # CRIU's images hold the memory of the task (and, since 4.1, its keys): logs and names only.
+# Not in the work directory: a workload that floods its output leaves no room there.
+_LISTS = "/run/criu-pac-evidence"
+_OUTPUT_BYTES = 1 << 20  # of a flood, its end
 _PACK = f"""
-cd / && ls -ln {IMAGES} > {WORK}/images.list && dmesg > {WORK}/kernel.log
-set -- {WORK[1:]}/images.list {WORK[1:]}/kernel.log {EXITS[1:]} {OUTPUT[1:]}
+cd / && mkdir -p {_LISTS} && ls -ln {IMAGES} > {_LISTS}/images.list && dmesg > {_LISTS}/kernel.log
+tail -c {_OUTPUT_BYTES} {OUTPUT} > {_LISTS}/output
+set -- {_LISTS[1:]}/images.list {_LISTS[1:]}/kernel.log {EXITS[1:]} {_LISTS[1:]}/output
 for one in {IMAGES[1:]}/*.log {CORES[1:]}/core.*; do [ -f "$one" ] && set -- "$@" "$one"; done
 exec busybox tar -c "$@"
 """

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from harness.catalogue.cpus import CpuModel
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
-from harness.catalogue.scenario import Driver
+from harness.catalogue.scenario import Driver, Scenario
 from harness.catalogue.workloads import Workload
 from harness.core import steps
 from harness.core.closing import Closing
 from harness.core.deadline import Deadline
-from harness.core.errors import HarnessError, MachineError
+from harness.core.errors import HarnessError, HostError, MachineError, StorageError, WorkloadError
 from harness.core.resources import data_directory
 from harness.guest.criu import MASK_NAME, build_mask, mask_key
 from harness.guest.engine import tar_of
@@ -42,9 +42,11 @@ from harness.provision.guest_image import (
 )
 from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
+from harness.scenario.options import RunOptions
 from harness.scenario.qemu_program import QemuProgram, bundled_qemu, qemu_at
 
 _PREPARATION = "1"  # raise when what a template holds changes without its parts changing
+_COMPILED = {"c": "*.c", "c++": "*.cpp"}
 _CONTROL_WORKLOAD = "python-sleeper"
 CLONE_SECONDS = 30.0
 
@@ -53,8 +55,8 @@ CLONE_SECONDS = 30.0
 class MachineKind:
     """What a template is made for.
 
-    ``driver`` decides which engines its guest system has; ``packages`` are those of its base that
-    its container has besides Python.
+    ``driver`` decides which engines its guest system has; ``workloads`` are in its container besides
+    those that are in every one.
     """
 
     cpu: CpuModel
@@ -62,12 +64,37 @@ class MachineKind:
     base: PreparedBase
     builds: tuple[CriuBuild, ...]
     driver: Driver = Driver.CRIU
-    packages: tuple[str, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages of its base that its container has besides Python."""
+        wanted = {one.packages for one in self.workloads}
+        return tuple(name for name in self.base.base.packages if name in wanted)
 
     @property
     def guest_group(self) -> str:
         """The package group of the guest system: podman is large and only in the one that needs it."""
         return PODMAN_GROUP if self.driver is Driver.PODMAN else GUEST_GROUP
+
+
+def kinds_of(cell: Scenario, base: PreparedBase, options: RunOptions) -> tuple[MachineKind, MachineKind]:
+    """Return the kinds of machine that a scenario is dumped and restored in."""
+    builds = {one.name: one for one in (*options.builds, cell.criu_dump, cell.criu_restore)}
+    wanted = {one.name: one for one in (*options.workloads, cell.workload) if not one.in_every_machine}
+    workloads = [one for one in wanted.values() if one.packages in {None, *cell.base.packages}]
+    source, target = (
+        MachineKind(
+            cpu=spec.cpu,
+            kernel=spec.kernel,
+            base=base,
+            builds=tuple(builds.values()),
+            driver=cell.driver,
+            workloads=tuple(workloads),
+        )
+        for spec in (cell.source, cell.target)
+    )
+    return source, target
 
 
 class Lab(Closing):
@@ -125,7 +152,7 @@ class Lab(Closing):
     def _recipe(self, kind: MachineKind) -> tuple[TemplateSpec, Callable[[QemuMachine], Mapping[str, str]]]:
         """Return what a template is made from, and how the machine is prepared."""
         files = self._files(kind)
-        context, workloads = self._build_context(kind.base, kind.packages)
+        context, workloads = self._build_context(kind)
         key = content_key(
             *(
                 _PREPARATION,
@@ -255,12 +282,25 @@ class Lab(Closing):
             parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
         return parts
 
-    def _build_context(self, base: PreparedBase, packages: tuple[str, ...]) -> tuple[bytes, list[str]]:
+    def check_workload(self, workload: Workload) -> None:
+        """Compile a workload, to raise the WorkloadError of one that a template has to do without."""
+        if workload.language in _COMPILED:
+            self._compiled(workload)
+
+    def _usable(self, workloads: Iterable[Workload]) -> Iterator[Workload]:
+        """Yield the workloads that compile: a broken one must not stop the scenarios of the others."""
+        for workload in workloads:
+            with contextlib.suppress(WorkloadError):
+                self.check_workload(workload)
+                yield workload
+
+    def _build_context(self, kind: MachineKind) -> tuple[bytes, list[str]]:
         """Return the docker build context and the compiled workloads' places in the container."""
+        base = kind.base
         place = data_directory("containers") / ("user" if base.base.tar else base.base.name)
         recipe = (place / "Dockerfile").read_text("utf-8")
         files = {}
-        for name in packages:
+        for name in kind.packages:
             layer = userland_archive(self.provision, base.base.group_of(name), whole=False)
             files[f"{name}.tar"] = layer.read_bytes()
             recipe += f"ADD {name}.tar /\n"
@@ -268,12 +308,13 @@ class Lab(Closing):
         if base.python_layer:
             files["python.tar"] = base.python_layer.read_bytes()
         programs = []
-        for name in available_workloads():
-            workload = load_workload(name)
+        common = (one for one in map(load_workload, available_workloads()) if one.in_every_machine)
+        for workload in (*common, *self._usable(kind.workloads)):
+            name = workload.name
             # Files only: pip compiles the Python among them into a __pycache__ beside it.
             for path in sorted(path for path in workload_directory(workload).iterdir() if path.is_file()):
                 files[f"workloads/{name}/{path.name}"] = path.read_bytes()
-            if workload.language == "c":
+            if workload.language in _COMPILED:
                 files[f"workloads/{name}/{name}"] = self._compiled(workload).read_bytes()
                 programs.append(f"/opt/workloads/{name}/{name}")
         return tar_of(
@@ -281,7 +322,8 @@ class Lab(Closing):
         ), programs
 
     def _compiled(self, workload: Workload) -> Path:
-        sources = sorted(workload_directory(workload).glob("*.c"))
+        directory = workload_directory(workload)
+        sources = sorted(directory.glob(_COMPILED[workload.language]))
         include = data_directory("workloads") / "include"
         protection = f"-mbranch-protection={workload.branch_protection}"
         flags = ("-O2", "-pthread", protection, "-fno-omit-frame-pointer")
@@ -297,8 +339,14 @@ class Lab(Closing):
                     cache_root=cache.root / "zig",
                 )
 
-        key = source_key([*sources, *include.glob("*.h")], AARCH64_LINUX, *flags)[:32]
-        return cache.artifact("workload", key, build) / workload.name
+        headers = [*directory.glob("*.h"), *include.glob("*.h")]
+        key = source_key([*sources, *headers], AARCH64_LINUX, *flags)[:32]
+        try:
+            return cache.artifact("workload", key, build) / workload.name
+        except StorageError:
+            raise
+        except HostError as error:
+            raise WorkloadError(f"workload {workload.spelled} does not compile: {error.message}") from error
 
 
 def _built(build: Any, output: Path, cache_root: Path) -> None:

@@ -18,6 +18,8 @@ from harness.scenario.arms import EXIT_CODES, WORST_FIRST, Arm
 
 SELECTIONS = ("smoke", "standard", "full")
 _WIDE_ADDRESSES = 52
+DEFAULT_BASE = BASES["debian-13"]
+CELL_SECONDS = 180.0  # for one cell as a whole
 _MASK_PRCTL = (5, 13)  # PR_PAC_SET_ENABLED_KEYS
 _KEYS_DIFFER = {"thread-keys", "thread-masks", "process-keys"}
 _DEFAULT_WORKLOAD = "python-sleeper"
@@ -55,8 +57,12 @@ def matrix(
     """Return the cells to run, in a stable order and each once, and those left out with a reason.
 
     Given dimensions replace the selection's; without a selection the others take their defaults.
-    Raises UsageError for an unknown selection.
+    Raises UsageError for an unknown selection and for two workloads of one name.
     """
+    places: dict[str, str] = {}
+    for one in wanted.workload:
+        if places.setdefault(one.name, one.spelled) != one.spelled:
+            raise UsageError(f"{places[one.name]} and {one.spelled} are two workloads of one name")
     cells: dict[str, Scenario] = {}
     excluded: dict[str, Excluded] = {}
     for start in _selected(selection, default_base):

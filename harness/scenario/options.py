@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.workloads import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,7 @@ class RunOptions:
 
     ``keep`` leaves the machines of finished scenarios running until the command ends and
     prints how to reach them. ``command`` is the command line that reproduces the run. The
-    machines hold ``builds`` and ``packages`` besides those a scenario names, so that one template
+    machines hold ``builds`` and ``workloads`` besides those a scenario names, so that one template
     serves several.
     """
 
@@ -23,4 +24,4 @@ class RunOptions:
     keep: bool = False
     command: str = ""
     builds: tuple[CriuBuild, ...] = ()
-    packages: tuple[str, ...] = ()
+    workloads: tuple[Workload, ...] = ()

@@ -31,7 +31,7 @@ from harness.provision.prepared_base import PreparedBase
 from harness.scenario.death import observe_death
 from harness.scenario.evidence import collect, collect_hang
 from harness.scenario.hang import end_hang
-from harness.scenario.lab import Lab, MachineKind
+from harness.scenario.lab import Lab, kinds_of
 from harness.scenario.limits import PhaseLimits
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
@@ -124,24 +124,9 @@ class ScenarioRun:
         cell = self.scenario
         if cell.crosses_machines and (cell.cycles != 1 or cell.driver is not Driver.CRIU):
             raise UsageError("a scenario from one machine to another has one cycle and the driver criu")
-        wanted = (cell.criu_dump, cell.criu_restore, *self.options.builds)
-        builds = tuple({build.name: build for build in wanted}.values())
-        asked_for = {cell.workload.packages, *self.options.packages}
-        packages = tuple(name for name in cell.base.packages if name in asked_for)
         with self._phase("template"):
-            source, target = (
-                self.lab.template(
-                    MachineKind(
-                        cpu=spec.cpu,
-                        kernel=spec.kernel,
-                        base=self.base,
-                        builds=builds,
-                        driver=cell.driver,
-                        packages=packages,
-                    )
-                )
-                for spec in (cell.source, cell.target)
-            )
+            self.lab.check_workload(cell.workload)
+            source, target = (self.lab.template(kind) for kind in kinds_of(cell, self.base, self.options))
         self._limit = Deadline.after(self.options.timeout, f"arm {self.arm}")
         # The evidence of a restore elsewhere has the place of honour: it is what was judged.
         evidence = self._evidence / "source" if cell.crosses_machines else self._evidence

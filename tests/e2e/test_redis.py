@@ -15,8 +15,8 @@ from harness.scenario.result import ScenarioResult
 from harness.scenario.run import ScenarioRun
 from harness.scenario.site import Site
 
-OLD = pytest.mark.machine(kernel="6.1", criu=["3.17.1"], packages=["redis"])
-NATIVE = pytest.mark.machine(kernel="6.12", criu=["4.2.1"], packages=["redis"])
+OLD = pytest.mark.machine(kernel="6.1", criu=["3.17.1"], workloads=["redis"])
+NATIVE = pytest.mark.machine(kernel="6.12", criu=["4.2.1"], workloads=["redis"])
 
 
 def premises_hold(result: ScenarioResult) -> ScenarioResult:

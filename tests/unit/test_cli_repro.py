@@ -22,6 +22,7 @@ from harness.catalogue.outcome import Outcome
 from harness.cli import backend, parallel, repro, session
 from harness.core import steps
 from harness.core.errors import MachineError, NetworkError, UsageError
+from harness.machines.capacity import machines_at_once
 from harness.provision.fetch import Fetcher
 from harness.provision.prepared_base import ImageKind, PreparedBase, Route
 from harness.reporting.jsonl import read_results
@@ -364,4 +365,4 @@ def test_an_arm_that_waits_for_its_turn_does_not_start_after_the_end() -> None:
 
 def test_parallelism_is_bounded_by_cores_and_arms() -> None:
     assert parallel.default_parallelism(1) == 1
-    assert parallel.default_parallelism(1000) == len(os.sched_getaffinity(0))
+    assert parallel.default_parallelism(1000) == machines_at_once()

@@ -11,11 +11,12 @@ from typing import NoReturn
 import pytest
 
 from harness import __version__, cli
-from harness.cli import backend, choices
+from harness.cli import backend
 from harness.cli import cache as cache_commands
 from harness.core.errors import HarnessError, MachineDiedError, NetworkError, UsageError
 from harness.provision.cache import Cache
 from harness.provision.lock import LockedGroup, LockedPackage
+from harness.scenario import choices
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,11 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("repro --criu 3.17.1:9", "unknown CRIU '9'"),
         ("repro --base debian13", "unknown base 'debian13'; did you mean debian-13"),
         ("repro --base root.tar.gz", "--base root.tar.gz: no such file"),
-        ("repro --workload nope", "no workload 'nope'"),
+        ("repro --workload nope", "unknown workload 'nope'"),
+        ("repro --workload ./nope", "cannot read nope/workload.toml: No such file"),
+        ("matrix --workload nope", "unknown workload 'nope'"),
+        ("matrix --module plugn", "unknown module 'plugn'; did you mean plugin"),
+        ("matrix --shard 3/2", "--shard 3/2: write it like 1/4"),
         ("repro --driver lxc", "unknown driver 'lxc'"),
         ("repro --timeout x", "--timeout"),
         ("repro --timeout 0", "--timeout 0"),
@@ -44,7 +49,6 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("repro --results file", "--results file: not a directory"),
         ("shell", "needs a terminal"),
         ("shell --kernel 9.9", "unknown kernel '9.9'"),
-        ("matrix --shard 3/2", "--shard 3/2: write it like 1/4"),
         ("report one two", "2 results; give --output"),
         ("cache frob", "frob"),
         ("cache prune --max-size 5Q", "'5Q' is no size"),

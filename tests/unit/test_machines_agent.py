@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineError, MachineDiedError, MachineError
-from harness.machines.agent import GuestAgent
+from harness.core.errors import DeadlineError, LongFileError, MachineDiedError, MachineError
+from harness.machines.agent import LONGEST_FILE, GuestAgent
 
 Request = dict[str, Any]
 Handler = Callable[[Request], Any]
@@ -264,6 +264,16 @@ def test_a_file_is_read_to_its_end_and_closed(agent: GuestAgent, server: FakeAge
     assert agent.read_file("/run/x", _soon()) == b"one\xfftwo"
     assert server.commands() == ["guest-file-open"] + ["guest-file-read"] * 3 + ["guest-file-close"]
     assert server.requests[1]["arguments"] == {"path": "/run/x", "mode": "r"}
+
+
+def test_a_file_that_grows_faster_than_it_is_read_has_an_end(agent: GuestAgent, server: FakeAgent) -> None:
+    half = bytes(LONGEST_FILE // 2)
+    _file(server, half, half, b"")
+    assert agent.read_file("/run/x", _soon()) == 2 * half
+    _file(server, half, half, b"x", *[half] * 9)
+    with pytest.raises(LongFileError, match=f"/run/x is longer than {LONGEST_FILE} bytes"):
+        agent.read_file("/run/x", _soon())
+    assert server.commands()[-4:] == ["guest-file-read"] * 3 + ["guest-file-close"]
 
 
 def test_a_file_is_closed_when_reading_it_fails(agent: GuestAgent, server: FakeAgent) -> None:

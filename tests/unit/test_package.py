@@ -14,7 +14,7 @@ from harness import __version__
 
 ROOT = Path(__file__).parents[2]
 NAME = f"criu_pac_harness-{__version__}"
-DIRECTORIES = {".github", "benchmarks", "containers", "docs", "harness", "tests", "workloads"}
+DIRECTORIES = {".github", "benchmarks", "containers", "docs", "examples", "harness", "tests", "workloads"}
 FILES = {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "action.yml", "conftest.py"}
 FILES |= {"pyproject.toml", "tox.ini"}
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}

@@ -92,6 +92,15 @@ def test_given_dimensions_without_a_selection_multiply() -> None:
     assert {cell.source.cpu.name for cell in found} == {"neoverse-v1"}
 
 
+def test_two_workloads_of_one_name_would_be_one_cell() -> None:
+    one, other = (
+        dataclasses.replace(load_workload("c-frames"), name="own", path=f"/{at}/own") for at in "ab"
+    )
+    assert len(cells(None, Dimensions(workload=(one, one), module=(KeyModule.NONE,)))) == 1
+    with pytest.raises(UsageError, match="/a/own and /b/own are two workloads of one name"):
+        cells(None, Dimensions(workload=(one, other)))
+
+
 def test_what_makes_no_sense_is_left_out_with_a_reason() -> None:
     crossing = ((CPUS["neoverse-v1"], CPUS["neoverse-n1"]),)
     kept, excluded = matrix(

@@ -108,6 +108,9 @@ class BrokenLab:
     def __init__(self, error: HarnessError) -> None:
         self._error = error
 
+    def check_workload(self, workload: object) -> None:
+        pass
+
     def template(self, kind: object) -> object:
         raise self._error
 

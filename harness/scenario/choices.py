@@ -1,18 +1,20 @@
 """From what a person typed to values of the catalogue."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.catalogue.bases import base
 from harness.catalogue.cpus import CpuModel, cpu
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel, kernel
-from harness.catalogue.names import suggestion
-from harness.catalogue.scenario import Driver, MachineSpec
+from harness.catalogue.names import named, suggestion
+from harness.catalogue.scenario import Driver, KeyModule, MachineSpec
 from harness.core.errors import UsageError
+from harness.guest.workload import load_workload
 from harness.provision.criu_build import criu_of
+from harness.scenario.matrix import Dimensions
 
 T = TypeVar("T")
 
@@ -63,6 +65,60 @@ def driver(text: str) -> Driver:
     if text not in known:
         raise UsageError(f"unknown driver {text!r}", hint=suggestion(text, known))
     return known[text]
+
+
+def module(text: str) -> KeyModule:
+    """Return the key module of this name; raises UsageError."""
+    return named({one.value: one for one in KeyModule}, "module", text)
+
+
+def cycles(text: str) -> int:
+    """Return the number of dumps and restores in a row; raises UsageError."""
+    if not (text.isdecimal() and int(text) >= 1):
+        raise UsageError(f"--cycles {text}: must be a number of at least 1")
+    return int(text)
+
+
+def dimensions(given: Mapping[str, Iterable[str]], *directories: Path) -> Dimensions:
+    """Return the values typed for each dimension, by its name; raises UsageError and WorkloadError.
+
+    ``directories`` hold workloads besides the harness's own.
+    """
+    find: Mapping[str, Callable[[str], object]] = {
+        "criu": criu_pair,
+        "kernel": kernel_pair,
+        "cpu": cpu_pair,
+        "module": module,
+        "driver": driver,
+        "base": base,
+        "workload": lambda text: load_workload(text, *directories),
+        "cycles": cycles,
+    }
+    # A mapping of unlike values; each function above gives what its dimension holds.
+    values: dict[str, Any] = {
+        name: tuple(dict.fromkeys(find[name](text) for text in texts)) for name, texts in given.items()
+    }
+    return Dimensions(**values)
+
+
+def every_nth(items: Sequence[T], number: int, count: int) -> list[T]:
+    """Return every ``count``-th item from the ``number``-th, from 1, on."""
+    return list(items[number - 1 :: count])
+
+
+def part(
+    items: Sequence[T], shard: str | None, split: Callable[[Sequence[T], int, int], list[T]] = every_nth
+) -> list[T]:
+    """Return part I of N as ``split`` makes them, for a ``shard`` of "I/N"; all without one.
+
+    Raises UsageError.
+    """
+    if shard is None:
+        return list(items)
+    number, slash, count = shard.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--shard {shard}: write it like 1/4")
+    return split(items, int(number), int(count))
 
 
 def check_base(text: str) -> None:
