@@ -22,6 +22,7 @@ from harness.guest.workload import load_workload
 from harness.provision.bases import prepare_base
 from harness.provision.context import Provision
 from harness.provision.criu_build import criu_of
+from harness.reporting import allure
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
@@ -125,7 +126,7 @@ def run_scenario(
             cycles=cycles,
         )
         options = RunOptions(results=tmp_path, command=f"pytest {request.node.nodeid}", builds=source.builds)
-        result = runner(scenario.slug, scenario, source.base, lab, options).run()
+        result = allure.reported(runner(scenario.slug, scenario, source.base, lab, options))
         assert result.outcome is not Outcome.INFRA_ERROR, result.reason
         return result
 
