@@ -36,6 +36,7 @@ from harness.pytest_plugin.dimensions import (
     within,
     workload_directories,
 )
+from harness.reporting import allure
 from harness.scenario.choices import part
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.matrix import SELECTIONS
@@ -217,7 +218,7 @@ def run_scenario(
             builds=source.builds,
             workloads=source.workloads,
         )
-        result = runner(scenario.slug, scenario, source.base, lab, options).run()
+        result = allure.reported(runner(scenario.slug, scenario, source.base, lab, options))
         assert result.outcome is not Outcome.INFRA_ERROR, result.reason
         return result
 

@@ -16,11 +16,12 @@ from harness.catalogue.workloads import Workload
 from harness.provision.bases import prepare_base
 from harness.provision.context import Provision
 from harness.pytest_plugin.dimensions import command
+from harness.reporting import allure
 from harness.scenario.lab import Lab
 from harness.scenario.matrix import CELL_SECONDS
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
-from harness.scenario.run import run_scenario as run_cell
+from harness.scenario.run import ScenarioRun
 
 
 @pytest.fixture
@@ -113,7 +114,8 @@ def cell_result(
     """
     words = command(request.config, request.node.nodeid)
     options = replace(cell_options, results=tmp_path, command=shlex.join(words))
-    result = run_cell(scenario.slug, scenario, prepare_base(scenario.base, provision), lab, options)
+    base = prepare_base(scenario.base, provision)
+    result = allure.reported(ScenarioRun(scenario.slug, scenario, base, lab, options))
     if result.outcome is Outcome.INFRA_ERROR:
         pytest.fail(result.reason, pytrace=False)
     return result

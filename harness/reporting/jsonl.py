@@ -2,12 +2,14 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness.catalogue.outcome import Outcome, Verdict
 from harness.core.errors import StorageError
 from harness.scenario.result import SCHEMA, ScenarioResult
 
@@ -50,9 +52,19 @@ FIELDS: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "ticks_before": _WHOLE,
         "ticks_after": _WHOLE,
         "keys_equal": _FLAG + _NOTHING,
+        "started": _TEXT,
         "seconds": _NUMBER,
         "phases": _OBJECT,
         "evidence": _TEXT + _NOTHING,
+    }
+)
+# Fields that came after lines of this schema had been written.
+_LATER = {"started"}
+_VALUES = MappingProxyType(
+    {
+        "outcome": {one.value for one in Outcome},
+        "predicted": {one.value for one in Outcome},
+        "verdict": {one.value for one in Verdict},
     }
 )
 
@@ -93,7 +105,7 @@ def read_results(path: Path) -> tuple[Mapping[str, Any], ...]:
     """Return the objects of a results.jsonl in the order of its lines.
 
     Raises StorageError naming the file, and the line for a schema newer than this harness knows,
-    for a damaged line, and for a field that is missing or of the wrong type.
+    for a damaged line, and for a field that is missing, of the wrong type or of no known value.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -125,7 +137,7 @@ def merge_results(files: Sequence[Path], directory: Path) -> tuple[Mapping[str, 
 
 def _parsed(line: str, where: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_finite, parse_float=_finite)
     except ValueError as error:
         raise StorageError(f"{where}: not a JSON object: {error}") from None
     if not isinstance(record, dict):
@@ -138,10 +150,37 @@ def _parsed(line: str, where: str) -> Mapping[str, Any]:
             f"{where}: schema {schema} is newer than {SCHEMA}, the newest this version reads",
             hint="update the harness",
         )
+    _check_fields(record, where)
+    return record
+
+
+def _check_fields(record: Mapping[str, Any], where: str) -> None:
     for name, types in FIELDS.items():
         if name not in record:
+            if name in _LATER:
+                continue
             raise StorageError(f"{where}: field {name} is missing")
         # By exact type: bool is an int to isinstance.
-        if type(record[name]) not in types:
+        known = name not in _VALUES or record[name] in _VALUES[name]
+        if type(record[name]) not in types or not known:
             raise StorageError(f"{where}: field {name} cannot be {record[name]!r}")
-    return record
+    for name, good in (("premises", _is_premise), ("phases", _is_number)):
+        for key, value in record[name].items():
+            if not good(value):
+                raise StorageError(f"{where}: field {name}: {key} cannot be {value!r}")
+
+
+def _finite(text: str) -> float:
+    """Return the number, which strict readers of JSON (the page's) have to be able to read again."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in _NUMBER
+
+
+def _is_premise(value: object) -> bool:
+    return isinstance(value, dict) and {"declared", "observed"} <= value.keys()

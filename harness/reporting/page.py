@@ -1,4 +1,4 @@
-"""One HTML page of all cells that needs nothing but itself, and JUnit's XML for CI."""
+"""One HTML page of all cells that needs nothing but itself, JUnit's XML for CI, and Allure's files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,31 +9,36 @@ from xml.etree import ElementTree as ET
 
 from harness.catalogue.outcome import Verdict
 from harness.core.errors import StorageError
+from harness.reporting.allure import write_allure
+from harness.reporting.logs import REGISTERS, evidence_of, logs_of
 
 Record = Mapping[str, Any]
 
 PAGE, JUNIT = "report.html", "junit.xml"
-_LOGS = ("kernel.log", "output")
-_LOG_SHARE = 4000  # characters of a log that the page holds; the files stay beside it
+# Characters of a log that the page holds: its end, as the files stay beside the page. The more cells, the
+# less of each, so that a page of thousands opens as well.
+_LOG_SHARE, _LEAST_SHARE, _ALL_LOGS = 4000, 400, 4_000_000
 _BAD = {Verdict.REGRESSION.value, Verdict.FIXED.value}
 _ODD = {Verdict.INVALID.value, Verdict.ERROR.value}
 
 
-def write_reports(directory: Path, records: Sequence[Record]) -> tuple[Path, Path]:
-    """Write report.html and junit.xml beside results.jsonl in ``directory``; raises StorageError."""
+def write_reports(directory: Path, records: Sequence[Record]) -> tuple[Path, Path, Path]:
+    """Write report.html, junit.xml and allure/ beside results.jsonl in ``directory``; raises StorageError."""
     last = {str(record["id"]): record for record in records}
     page, junit = directory / PAGE, directory / JUNIT
     try:
         page.write_text(html(directory, list(last.values())), encoding="utf-8")
         junit.write_bytes(junit_xml(list(last.values())))
+        allure = write_allure(directory, list(last.values()))
     except OSError as error:
         raise StorageError(f"cannot write a report in {directory}: {error.strerror}") from error
-    return page, junit
+    return page, junit, allure
 
 
 def html(directory: Path, records: Sequence[Record]) -> str:
-    """Return the page, with the beginnings of each cell's logs from its evidence in ``directory``."""
-    data = json.dumps([_with_evidence(directory, one) for one in records])
+    """Return the page, with the ends of each cell's logs from its evidence in ``directory``."""
+    share = max(_LEAST_SHARE, min(_LOG_SHARE, _ALL_LOGS // max(1, len(records))))
+    data = json.dumps([_with_evidence(directory, one, share) for one in records])
     template = resources.files("harness.reporting").joinpath("report.html").read_text("utf-8")
     # A closing tag in a log must not end the script element.
     return template.replace("@DATA@", data.replace("<", "\\u003c"))
@@ -55,19 +60,30 @@ def junit_xml(records: Sequence[Record]) -> bytes:
     return bytes(ET.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-def _with_evidence(directory: Path, record: Record) -> dict[str, Any]:
+def _with_evidence(directory: Path, record: Record, share: int) -> dict[str, Any]:
     extended = dict(record)
-    place = directory / str(record["evidence"] or "")
-    if record["evidence"] and place.is_dir():
-        extended["files"] = sorted(path.name for path in place.iterdir() if path.is_file())
-        logs = [path for path in sorted(place.glob("*.log")) if path.name.startswith(("dump", "restore"))]
-        logs += [place / name for name in _LOGS]
-        extended["logs"] = {path.name: _tail(path) for path in logs if path.is_file()}
-        command = place / "command.txt"
-        extended["command"] = command.read_text("utf-8", "replace").strip() if command.is_file() else None
+    place = evidence_of(directory, record)
+    if place:
+        extended["files"] = sorted(
+            path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()
+        )
+        extended["logs"] = {name: _tail(path, share) for name, path in logs_of(place).items()}
+        extended["command"] = _text(place / "command.txt").strip()
+        extended["registers"] = _registers(place / REGISTERS)
     return extended
 
 
-def _tail(path: Path) -> str:
-    text = path.read_text("utf-8", "replace")
-    return text if len(text) <= _LOG_SHARE else f"...\n{text[-_LOG_SHARE:]}"
+def _registers(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except ValueError:  # not there, or cut off by a full disk: the record has the judged ones
+        return None
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+
+def _tail(path: Path, share: int) -> str:
+    text = _text(path)
+    return text if len(text) <= share else f"...\n{text[-share:]}"

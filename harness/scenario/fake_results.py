@@ -80,6 +80,7 @@ def result(arm: Arm, outcome: Outcome | None = None, **changes: Any) -> Scenario
         "ticks_before": 12,
         "ticks_after": 12 if died else 15,
         "keys_equal": not died,
+        "started": 1767323045.6789,
         "seconds": 3.14159,
         "phases": {"dump": 0.61234},
         "evidence": arm.name,

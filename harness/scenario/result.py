@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from harness.catalogue.outcome import Outcome, Premise, Verdict
@@ -32,8 +33,9 @@ class ScenarioResult:
 
     ``arm`` is its name among the arms of the command. ``frames`` counts distinct signed frames
     returned through; ``p_chance`` is the probability that wrong keys would have passed them all.
-    Ticks are the workload's; ``seconds`` is wall time, ``phases`` the same by phase. ``evidence``
-    is relative to the results directory. ``reason`` says in one sentence why this outcome.
+    Ticks are the workload's; ``started`` is when it began (seconds since the epoch), ``seconds`` is wall
+    time, ``phases`` the same by phase, in the order in which they began. ``evidence`` is relative to
+    the results directory. ``reason`` says in one sentence why this outcome.
     """
 
     arm: str
@@ -50,6 +52,7 @@ class ScenarioResult:
     ticks_before: int
     ticks_after: int
     keys_equal: bool | None
+    started: float
     seconds: float
     phases: Mapping[str, float]
     evidence: str | None
@@ -94,6 +97,7 @@ class ScenarioResult:
             "ticks_before": self.ticks_before,
             "ticks_after": self.ticks_after,
             "keys_equal": self.keys_equal,
+            "started": f"{datetime.fromtimestamp(self.started, tz=UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
             "seconds": round(self.seconds, 3),
             "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
             "evidence": self.evidence,

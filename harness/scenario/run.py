@@ -68,6 +68,7 @@ class ScenarioRun:
             and not scenario.source.cpu.pac,
         )
         self.phases: dict[str, float] = {}
+        self._started = time.time()
         self._limit = Deadline.after(options.timeout, f"arm {arm}")  # set again when the clone is made
         self._limits = PhaseLimits()
         self._evidence = _unused(options.results / arm)
@@ -325,6 +326,7 @@ class ScenarioRun:
             ticks_before=seen.ticks_before,
             ticks_after=seen.ticks_after,
             keys_equal=seen.keys_equal(),
+            started=self._started,
             seconds=seconds,
             phases=dict(self.phases),
             evidence=self._evidence.name if self._evidence.is_dir() else None,

@@ -55,6 +55,10 @@ def test_a_page_and_junit_are_beside_the_results(results: Path) -> None:
     assert page.count('"verdict": "as_predicted"') == 12
     assert "Segmentation fault" in page or "SIGSEGV" in page
     assert 'failures="0"' in (results / "junit.xml").read_text()
+    told = [json.loads(path.read_text()) for path in (results / "allure").glob("*-result.json")]
+    assert len(told) == SMOKE
+    assert {one["status"] for one in told} == {"passed"}
+    assert all({"registers.json", "dump-1.log"} <= {a["name"] for a in one["attachments"]} for one in told)
 
 
 def test_results_are_shown_compared_and_reported_again(

@@ -15,6 +15,7 @@ from harness.machines.protocol import check
 from harness.machines.template import Template
 from harness.pytest_plugin import RunScenario
 from harness.reporting.jsonl import append_result
+from harness.reporting.page import write_reports
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.run import ScenarioRun
 from harness.scenario.site import Site
@@ -73,6 +74,7 @@ def test_no_known_key_in_evidence_results_or_logs(
     caplog.set_level(logging.DEBUG)
     result = run_scenario(KeyModule.PLUGIN, runner=KeepsTheKeys)
     append_result(tmp_path, result)
+    write_reports(tmp_path, [result.record()])
     (tmp_path / "debug.log").write_text(caplog.text)
 
     assert "pacprobe" in caplog.text, "every command in the guest is logged"

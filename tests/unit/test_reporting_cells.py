@@ -71,7 +71,7 @@ def test_the_page_holds_everything_and_needs_no_network(
     evidence.mkdir()
     (evidence / "dump-1.log").write_text("x" * 5000 + "</script><script>alert(1)</script>")
     (evidence / "command.txt").write_text("criu-pac repro\n")
-    written, _ = page.write_reports(tmp_path, [*records, records[0]])
+    written, *_ = page.write_reports(tmp_path, [*records, records[0]])
     text = written.read_text("utf-8")
     data = embedded(text)
     assert len(data) == 4
@@ -87,7 +87,7 @@ def test_the_page_holds_everything_and_needs_no_network(
 def test_junit_tells_unexpected_from_unproven(tmp_path: Path) -> None:
     stock, cured = arms()
     made = [result(stock, Outcome.SURVIVED), result(cured, Outcome.INFRA_ERROR)]
-    _, written = page.write_reports(tmp_path, [one.record() for one in made])
+    _, written, _ = page.write_reports(tmp_path, [one.record() for one in made])
     suite = ET.parse(written).getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
     kinds = [[child.tag for child in case] for case in suite]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.catalogue.outcome import Outcome, Verdict
+from harness.cli import main
 from harness.core.errors import StorageError
 from harness.reporting.jsonl import FIELDS, append_result, merge_results, read_results
 from harness.reporting.record import write_record
@@ -63,11 +64,60 @@ def test_a_schema_that_is_no_number_is_refused(tmp_path: Path, schema: object) -
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("outcome", None), ("pc", 4), ("frames", True), ("keys_equal", "yes"), ("premises", [])],
+    [
+        *(("outcome", None), ("pc", 4), ("frames", True), ("keys_equal", "yes"), ("premises", [])),
+        *(("outcome", "exploded"), ("verdict", "fine"), ("predicted", "")),
+    ],
 )
-def test_a_field_of_another_type_is_refused(tmp_path: Path, field: str, value: object) -> None:
+def test_a_field_of_another_type_or_value_is_refused(tmp_path: Path, field: str, value: object) -> None:
     with pytest.raises(StorageError, match=f"line 2: field {field} cannot be"):
         read_results(_damaged(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("phases", {"dump": "long"}),
+        ("phases", {"dump": True}),
+        ("premises", {"source_pac": {"declared": True}}),
+    ],
+)
+def test_a_value_within_a_field_is_looked_at(tmp_path: Path, field: str, value: object) -> None:
+    with pytest.raises(StorageError, match=f"line 2: field {field}: (dump|source_pac) cannot be"):
+        read_results(_damaged(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_no_other_reader_of_json_takes_is_refused(tmp_path: Path, number: str) -> None:
+    path = append_result(tmp_path, results()[0])
+    path.write_text(path.read_text().replace('"seconds": 3.142', f'"seconds": {number}'))
+    with pytest.raises(StorageError, match=f"line 1: not a JSON object: {number}"):
+        read_results(path)
+
+
+def test_a_line_from_before_a_field_was_added_is_read(tmp_path: Path) -> None:
+    record = results()[0].record()
+    del record["started"]
+    (tmp_path / "results.jsonl").write_text(json.dumps(record) + "\n")
+    assert list(read_results(tmp_path / "results.jsonl")) == [record]
+
+
+@pytest.mark.parametrize(
+    "words", [["show", "NEW"], ["diff", "OLD", "NEW"], ["diff", "NEW", "OLD"], ["report", "NEW"]]
+)
+def test_every_command_names_file_line_and_both_schemas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    path = _damaged(tmp_path / "NEW", schema=2)
+    append_result(tmp_path / "OLD", results()[0])
+    assert main([words[0], *(str(tmp_path / one) for one in words[1:])]) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert streams.err == (
+        f"criu-pac: error: {path}, line 2: schema 2 is newer than 1, the newest this version reads; "
+        "update the harness; exit code 2\n"
+    )
+    assert not (tmp_path / "NEW" / "report.html").exists()
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "", '"text"'])

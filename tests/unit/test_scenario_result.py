@@ -26,7 +26,7 @@ PROMISED = {
     *("signal", "pc", "lr", "pac_mask", "pac_register", "pac_bits", "frames", "p_chance", "ticks_before"),
     *("ticks_after", "keys_equal", "seconds", "evidence"),
 }
-EXTRA = {"arm", "reason", "phases"}
+EXTRA = {"arm", "reason", "phases", "started"}
 MASK = 0x007F000000000000
 PC = 0x0000FFFFB754E4DC
 
