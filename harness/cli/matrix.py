@@ -167,7 +167,7 @@ def diff(old: Results, new: Annotated[Path, typer.Argument(metavar="NEW", help="
 
 
 def report(results: Results) -> int:
-    """Write report.html and junit.xml again from results."""
+    """Write report.html, junit.xml and allure/ again from results."""
     with session(0):
         file = _file(results)
         for path in page.write_reports(file.parent, read_results(file)):
