@@ -171,7 +171,7 @@ def report(
         typer.Option("-o", "--output", metavar="DIR", help="Where the results of several are put together."),
     ] = None,
 ) -> int:
-    """Write report.html and junit.xml again from results; of several, one of all with its results.jsonl.
+    """Write report.html, junit.xml and allure/ again from results; of several, of all with a results.jsonl.
 
     Evidence stays where it is and is referred to from DIR; of a cell that several hold, the last one counts.
     """
