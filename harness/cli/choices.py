@@ -1,6 +1,5 @@
 """From what a person typed to values of the catalogue."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +16,6 @@ from harness.provision.criu_build import criu_of
 T = TypeVar("T")
 
 AUTO = "auto"  # of --base: whatever can be had
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-# 5G, 500 MB, 1.5g, 1048576
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[KMGT]?)B?", re.IGNORECASE)
 
 
 def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
@@ -73,11 +68,3 @@ def check_base(text: str) -> None:
     if "/" in text or ".tar" in path.suffixes:
         raise UsageError(f"--base {text}: no such file")
     base(text)
-
-
-def size(text: str) -> int:
-    """Return the bytes "5G", "500MB" or "1000" stand for (K is 1000); raises UsageError."""
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
-        raise UsageError(f"{text!r} is no size", hint="write it like 5G or 500M")
-    return int(float(found["number"]) * _UNITS[found["unit"].upper()])

@@ -99,10 +99,21 @@ class Lab(Closing):
         """Return the template for ``kind``, made when nobody has; raises what making it raises."""
         spec, prepared = self._recipe(kind)
         with self._template_lock(spec.key):
-            if not self.provision.cache.existing_artifact(TEMPLATE_KIND, spec.key):
+            is_new = self.provision.cache.existing_artifact(TEMPLATE_KIND, spec.key) is None
+            if is_new:
                 # A base that signs nothing is refused here, not after a minute of booting.
                 check_protection(kind.base)
-            return template(self.provision.cache, spec, prepared, started=self._register)
+            made = template(self.provision.cache, spec, prepared, started=self._register)
+            if is_new:
+                self._make_room()
+            return made
+
+    def _make_room(self) -> None:
+        """Remove the least recently used templates above the limit; those in use, like a new one, stay."""
+        removed = self.provision.cache.prune_kind(TEMPLATE_KIND, self.provision.settings.templates_max)
+        if removed:
+            freed = sum(entry.size for entry in removed) / 1e9
+            steps.note(f"{len(removed)} templates not used for longest were removed ({freed:.1f} GB)")
 
     def cold_machine(self, kind: MachineKind, directory: Path) -> QemuMachine:
         """Return a machine made the way a template is, to compare; its memory file is in ``directory``."""

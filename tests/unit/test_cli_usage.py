@@ -11,11 +11,12 @@ from typing import NoReturn
 import pytest
 
 from harness import __version__, cli
-from harness.cli import backend, choices
+from harness.cli import backend
 from harness.cli import cache as cache_commands
 from harness.core.errors import HarnessError, MachineDiedError, NetworkError, UsageError
 from harness.provision.cache import Cache
 from harness.provision.lock import LockedGroup, LockedPackage
+from harness.provision.sizes import size
 
 
 @pytest.fixture(autouse=True)
@@ -200,10 +201,10 @@ def test_what_changed_in_the_lock_is_one_line_each() -> None:
     ("text", "count"), [("5G", 5_000_000_000), ("500 MB", 500_000_000), ("1.5k", 1500), ("7", 7)]
 )
 def test_sizes(text: str, count: int) -> None:
-    assert choices.size(text) == count
+    assert size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "5GiB", "1e3"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError):
-        choices.size(text)
+        size(text)
