@@ -40,7 +40,7 @@ _GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
 BaseOption = Annotated[
     str,
     typer.Option(
-        metavar="auto|ubuntu-24.04|debian-13|TAR",
+        metavar="auto|ubuntu-24.04|debian-13|debian-12|ubuntu-20.04|TAR",
         help="Userland of the container: the first that can be had, a named one, or a root file system.",
     ),
 ]

@@ -198,6 +198,7 @@ _ALL = [
     ),
     *_base("debian", "debian-12", _BOOKWORM),
     # Ubuntu's archive could not be reached where the lock was made: resolved at run time.
+    *_base("ubuntu", "ubuntu-20.04", (Suite(name="focal"),), locked=False),
     *_base("ubuntu", "ubuntu-24.04", (Suite(name="noble"),), locked=False),
     PackageGroup(
         name="ubuntu-keyring",
