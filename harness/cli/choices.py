@@ -21,7 +21,7 @@ AUTO = "auto"  # of --base: whatever can be had
 def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
     """Return the builds for dump and restore of "3.17.1" or "DUMP:RESTORE"; raises UsageError.
 
-    Each is a name or the directory of a build.
+    Each is a name, or the directory or the program of a build.
     """
     return _pair(text, criu_of)
 

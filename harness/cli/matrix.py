@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from harness.catalogue.bases import base as base_named
+from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.names import named
 from harness.catalogue.outcome import Verdict
 from harness.catalogue.scenario import KeyModule, Scenario
@@ -50,7 +51,7 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     selection: Annotated[
         str | None, typer.Option(metavar="|".join(SELECTIONS), help="The cells to start from.")
     ] = None,
-    criu: Annotated[Values, _option("VERSION|DUMP:RESTORE|DIR", "CRIU; may be repeated.")] = None,
+    criu: Annotated[Values, _option("VERSION|DUMP:RESTORE|PATH", "CRIU; may be repeated.")] = None,
     kernel: Annotated[Values, _option("VERSION|SRC:DST", "Kernel; may be repeated.")] = None,
     cpu: Annotated[Values, _option("MODEL|SRC:DST", "CPU model; may be repeated.")] = None,
     module: Annotated[Values, _option("none|plugin|...", "Key module; may be repeated.")] = None,
@@ -74,8 +75,9 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
 
     Given dimensions replace the selection's; without a selection, the others take their defaults.
     """
+    builds_asked, unusable = _criu(criu or ())
     wanted = Dimensions(
-        criu=_each(criu, choices.criu_pair),
+        criu=builds_asked,
         kernel=_each(kernel, choices.kernel_pair),
         cpu=_each(cpu, choices.cpu_pair),
         module=_each(module, lambda name: named({one.value: one for one in KeyModule}, "module", name)),
@@ -88,10 +90,14 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     part = _part(chosen, shard)
     for one in excluded:
         typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
+    # Said like an error, but the other cells go on.
+    for error in unusable:
+        typer.echo(f"criu-pac: error: its cells are left out: {error}", err=True)
+    unless_worse = ExitCode.USAGE if unusable else ExitCode.OK
     if list_only:
         for cell in part:
             typer.echo(cell.id)
-        return ExitCode.OK
+        return unless_worse
     if not part:
         raise UsageError("no cell is left to run")
     builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
@@ -100,7 +106,7 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
         directory = results.absolute() if results else new_directory(datetime.now(UTC))
         command = _command(selection, wanted, shard)
         runner = _Runner(provision, lab, replace(options, results=directory), command)
-        return runner.run(arms_of(part), at_once)
+        return runner.run(arms_of(part), at_once) or unless_worse
 
 
 class _Runner:
@@ -177,6 +183,25 @@ def report(results: Results) -> int:
 
 def _file(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
+
+
+def _criu(given: Sequence[str]) -> tuple[tuple[tuple[CriuBuild, CriuBuild], ...], list[UsageError]]:
+    """Return the builds to use, and the errors of paths that are none; raises UsageError if all are.
+
+    A name that is unknown is an error of the command; a build that somebody's own job has made badly
+    must not keep the others from being looked at.
+    """
+    found, unusable = [], []
+    for text in given:
+        try:
+            found.append(choices.criu_pair(text))
+        except UsageError as error:
+            if "/" not in text:
+                raise
+            unusable.append(error)
+    if unusable and not found:
+        raise unusable[0]
+    return tuple(found), unusable
 
 
 def _each(given: Iterable[str] | None, find: Callable[[str], T]) -> tuple[T, ...]:

@@ -30,6 +30,7 @@ from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, col
 from harness.provision.base_protection import LIBC_PATHS, check_protection
 from harness.provision.bundle import bundle
 from harness.provision.context import Provision
+from harness.provision.criu_binary import files_of
 from harness.provision.guest_image import (
     GUEST_GROUP,
     PODMAN_GROUP,
@@ -254,10 +255,15 @@ class Lab(Closing):
             Part(place="plugins/none", path=none, digest="empty"),
             Part(place=f"lib/{MASK_NAME}", path=mask / MASK_NAME, digest=mask_key()),
         ]
-        for group, path in sorted({(build.package_group, build.path or "") for build in builds}):
-            root = Path(path) if path else bundle(group, self.provision).root
-            digest = group if path else root.name  # the group of a build tells its content
-            parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
+        for build in sorted({one.package_group: one for one in builds}.values(), key=_group):
+            place = f"criu/{build.package_group}"
+            if build.path:
+                # The group of such a build tells its content.
+                files = files_of(build)
+                parts += [Part(place=place + at, path=path, digest=_group(build)) for at, path in files]
+            else:
+                root = bundle(build.package_group, self.provision).root
+                parts.append(Part(place=place, path=root, digest=root.name))
         return parts
 
     def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
@@ -298,6 +304,10 @@ class Lab(Closing):
 
         key = source_key([*sources, *include.glob("*.h")], AARCH64_LINUX, *flags)[:32]
         return cache.artifact("workload", key, build) / workload.name
+
+
+def _group(build: CriuBuild) -> str:
+    return build.package_group
 
 
 def _built(build: Any, output: Path, cache_root: Path) -> None:
