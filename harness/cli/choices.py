@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.catalogue.bases import base
-from harness.catalogue.cpus import CpuModel, cpu
+from harness.catalogue.cpus import CpuModel, UnseenCpu, cpu_wanted
 from harness.catalogue.criu_builds import CriuBuild
-from harness.catalogue.kernels import Kernel, kernel
+from harness.catalogue.kernels import Kernel
 from harness.catalogue.names import suggestion
-from harness.catalogue.scenario import Driver, MachineSpec
+from harness.catalogue.scenario import Driver
 from harness.core.errors import UsageError
 from harness.provision.criu_build import criu_of
+from harness.provision.kernel_tree import kernel_of
 
 T = TypeVar("T")
 
@@ -26,24 +27,17 @@ def criu_pair(text: str) -> tuple[CriuBuild, CriuBuild]:
     return _pair(text, criu_of)
 
 
-def machines(cpus: str, kernels: str) -> tuple[MachineSpec, MachineSpec]:
-    """Return source and target of "neoverse-v1" or "SRC:DST", and of a kernel or two; raises UsageError."""
-    source_cpu, target_cpu = cpu_pair(cpus)
-    source_kernel, target_kernel = kernel_pair(kernels)
-    return (
-        MachineSpec(cpu=source_cpu, kernel=source_kernel),
-        MachineSpec(cpu=target_cpu, kernel=target_kernel),
-    )
-
-
 def kernel_pair(text: str) -> tuple[Kernel, Kernel]:
-    """Return source's and target's kernel of "6.1" or "SRC:DST"; raises UsageError."""
-    return _pair(text, kernel)
+    """Return source's and target's kernel of "6.1" or "SRC:DST", each a name or a path; raises UsageError."""
+    return _pair(text, kernel_of)
 
 
-def cpu_pair(text: str) -> tuple[CpuModel, CpuModel]:
-    """Return source's and target's CPU of "neoverse-v1" or "SRC:DST"; raises UsageError."""
-    return _pair(text, cpu)
+def cpu_pair(text: str) -> tuple[CpuModel | UnseenCpu, CpuModel | UnseenCpu]:
+    """Return source's and target's CPU of "neoverse-v1" or "SRC:DST"; raises UsageError.
+
+    Whether QEMU has the ones that are not in the catalogue is seen when their machine is looked at.
+    """
+    return _pair(text, cpu_wanted)
 
 
 def _pair(text: str, find: Callable[[str], T]) -> tuple[T, T]:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -21,12 +22,13 @@ from harness.cli.running import base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned, session
 from harness.core.errors import ExitCode, UsageError
 from harness.provision.context import Provision
-from harness.reporting import cells, page
+from harness.reporting import cells, page, progress
 from harness.reporting.jsonl import FILE_NAME, append_result, read_results
 from harness.reporting.record import write_record
 from harness.scenario.arms import Arm
 from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix_exit
 from harness.scenario.matrix import matrix as cells_of
+from harness.scenario.observed_machine import machine_of
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -52,8 +54,10 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
         str | None, typer.Option(metavar="|".join(SELECTIONS), help="The cells to start from.")
     ] = None,
     criu: Annotated[Values, _option("VERSION|DUMP:RESTORE|PATH", "CRIU; may be repeated.")] = None,
-    kernel: Annotated[Values, _option("VERSION|SRC:DST", "Kernel; may be repeated.")] = None,
-    cpu: Annotated[Values, _option("MODEL|SRC:DST", "CPU model; may be repeated.")] = None,
+    kernel: Annotated[Values, _option("VERSION|PATH|SRC:DST", "Kernel; may be repeated.")] = None,
+    cpu: Annotated[
+        Values, _option("MODEL|SRC:DST", "CPU model, also any of QEMU's; may be repeated.")
+    ] = None,
     module: Annotated[Values, _option("none|plugin|...", "Key module; may be repeated.")] = None,
     driver: Annotated[Values, _option("criu|runc|...", "Who calls CRIU; may be repeated.")] = None,
     base: Annotated[Values, _option("NAME", "Userland of the container; may be repeated.")] = None,
@@ -86,26 +90,27 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
         workload=_each(workload, backend.workload),
         cycles=tuple(cycles or ()),
     )
-    chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE))
-    part = _part(chosen, shard)
-    for one in excluded:
-        typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
-    # Said like an error, but the other cells go on.
-    for error in unusable:
-        typer.echo(f"criu-pac: error: its cells are left out: {error}", err=True)
-    unless_worse = ExitCode.USAGE if unusable else ExitCode.OK
-    if list_only:
-        for cell in part:
-            typer.echo(cell.id)
-        return unless_worse
-    if not part:
-        raise UsageError("no cell is left to run")
-    builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
-    options = RunOptions(results=Path(), timeout=timeout, builds=tuple(builds.values()))
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
+        with progress.shown(verbose=verbose > 0):
+            machine = cache(partial(machine_of, lab))
+            chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE), machine)
+        part = _part(chosen, shard)
+        for one in excluded:
+            typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
+        # Said like an error, but the other cells go on.
+        for error in unusable:
+            typer.echo(f"criu-pac: error: its cells are left out: {error}", err=True)
+        unless_worse = ExitCode.USAGE if unusable else ExitCode.OK
+        if list_only:
+            for cell in part:
+                typer.echo(cell.id)
+            return unless_worse
+        if not part:
+            raise UsageError("no cell is left to run")
+        builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
         directory = results.absolute() if results else new_directory(datetime.now(UTC))
-        command = _command(selection, wanted, shard)
-        runner = _Runner(provision, lab, replace(options, results=directory), command)
+        options = RunOptions(results=directory, timeout=timeout, builds=tuple(builds.values()))
+        runner = _Runner(provision, lab, options, _command(selection, wanted, shard))
         return runner.run(arms_of(part), at_once) or unless_worse
 
 
@@ -224,18 +229,21 @@ def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> st
         words += ["--selection", selection]
     if shard:
         words += ["--shard", shard]
-    for dump, restore in wanted.criu:
-        spelled = dump.spelled if dump == restore else f"{dump.spelled}:{restore.spelled}"
-        words += ["--criu", spelled]
-    for name in ("kernel", "cpu"):
-        for first, second in getattr(wanted, name):
-            words += [f"--{name}", first.name if first == second else f"{first.name}:{second.name}"]
+    for name, pairs in (("criu", wanted.criu), ("kernel", wanted.kernel)):
+        for one, other in pairs:
+            words += [f"--{name}", _pair(one.spelled, other.spelled)]
+    for first, second in wanted.cpu:
+        words += ["--cpu", _pair(first.name, second.name)]
     for name in ("module", "driver"):
         words += [word for one in getattr(wanted, name) for word in (f"--{name}", one.value)]
     for name in ("base", "workload"):
         words += [word for one in getattr(wanted, name) for word in (f"--{name}", one.name)]
     words += [word for one in wanted.cycles for word in ("--cycles", str(one))]
     return shlex.join(words)
+
+
+def _pair(one: str, other: str) -> str:
+    return one if one == other else f"{one}:{other}"
 
 
 def _command_of(arm: Arm) -> str:

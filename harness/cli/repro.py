@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,7 @@ from harness.reporting.jsonl import append_result
 from harness.reporting.record import write_record
 from harness.reporting.table import print_results
 from harness.scenario.arms import Arm, repro_arms, repro_exit
+from harness.scenario.observed_machine import machine_of
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -79,7 +81,7 @@ class Request:
     def command(self, base: Base) -> str:
         """Return the command line that runs the same again, with nothing left to choose."""
         words = ["criu-pac", "repro", "--cpu", _halves(machine.cpu.name for machine in self.machines)]
-        words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
+        words += ["--kernel", _halves(machine.kernel.spelled for machine in self.machines)]
         words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.name, "--driver", self.driver.value]
@@ -97,13 +99,16 @@ def _halves(names: Iterable[str]) -> str:
 def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     *,
     cpu: Annotated[
-        str, typer.Option(metavar="MODEL|SRC:DST", help="CPU model; two: restore on another machine.")
+        str,
+        typer.Option(
+            metavar="MODEL|SRC:DST", help="CPU model, also any of QEMU's; two: restore on another machine."
+        ),
     ] = DEFAULT_CPU.name,
     kernel: Annotated[
-        str, typer.Option(metavar="VERSION|SRC:DST", help="Kernel; two: restore on another machine.")
+        str, typer.Option(metavar="VERSION|PATH|SRC:DST", help="Kernel; two: restore on another machine.")
     ] = DEFAULT_KERNEL.name,
     criu: Annotated[
-        str, typer.Option(metavar="VERSION|DUMP:RESTORE", help="CRIU, for dump and restore.")
+        str, typer.Option(metavar="VERSION|PATH|DUMP:RESTORE", help="CRIU, for dump and restore.")
     ] = DEFAULT_CRIU.name,
     base: BaseOption = choices.AUTO,
     workload: Annotated[str, typer.Option(metavar="NAME", help="The process that is dumped.")] = (
@@ -138,9 +143,10 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     if results is not None and results.exists() and not results.is_dir():
         raise UsageError(f"--results {results}: not a directory")
     choices.check_base(base)
-    request = Request(
-        machines=choices.machines(cpu, kernel),
-        criu=choices.criu_pair(criu),
+    cpus, kernels, builds = choices.cpu_pair(cpu), choices.kernel_pair(kernel), choices.criu_pair(criu)
+    wanted = partial(
+        Request,
+        criu=builds,
         base=base,
         workload=backend.workload(workload),
         driver=choices.driver(driver),
@@ -150,7 +156,9 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         qemu=qemu,
     )
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
-        return _run(request, provision, lab, results, verbose=verbose > 0)
+        with progress.shown(verbose=verbose > 0):
+            source, target = (machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
+        return _run(wanted(machines=(source, target)), provision, lab, results, verbose=verbose > 0)
 
 
 def _run(request: Request, provision: Provision, lab: "Lab", results: Path | None, *, verbose: bool) -> int:
