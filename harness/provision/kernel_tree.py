@@ -197,11 +197,11 @@ def _modules_directory(roots: tuple[Path, ...], release: str) -> Path | None:
         for place in _MODULE_DIRECTORIES:
             if (root / place / release).is_dir():
                 return root / place / release
-            # Of an image among others' modules, as in /boot, nothing follows for this one.
             others += [one.name for one in (root / place).glob("*") if one.is_dir()]
     if others:
         raise UsageError(
-            f"--kernel {roots[0]}: the image is {release}, and there are modules of {', '.join(others)} only"
+            f"--kernel {roots[0]}: the image is {release}, and there are modules of {', '.join(others)} only",
+            hint="give an image with everything built in a directory of its own",
         )
     return None
 
