@@ -28,7 +28,6 @@ from harness.reporting.record import write_record
 from harness.scenario.arms import Arm
 from harness.scenario.matrix import SELECTIONS, Dimensions, arms_of, matrix_exit
 from harness.scenario.matrix import matrix as cells_of
-from harness.scenario.observed_machine import machine_of
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -92,7 +91,7 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     )
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         with progress.shown(verbose=verbose > 0):
-            machine = cache(partial(machine_of, lab))
+            machine = cache(partial(backend.machine_of, lab))
             chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE), machine)
         part = _part(chosen, shard)
         for one in excluded:

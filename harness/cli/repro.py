@@ -29,7 +29,6 @@ from harness.reporting.jsonl import append_result
 from harness.reporting.record import write_record
 from harness.reporting.table import print_results
 from harness.scenario.arms import Arm, repro_arms, repro_exit
-from harness.scenario.observed_machine import machine_of
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -157,7 +156,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     )
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         with progress.shown(verbose=verbose > 0):
-            source, target = (machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
+            source, target = (backend.machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
         return _run(wanted(machines=(source, target)), provision, lab, results, verbose=verbose > 0)
 
 

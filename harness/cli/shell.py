@@ -16,7 +16,6 @@ from harness.core.errors import UsageError
 from harness.provision.criu_build import criu_of
 from harness.provision.kernel_tree import kernel_of
 from harness.reporting import progress
-from harness.scenario.observed_machine import machine_of
 
 
 def shell(
@@ -42,7 +41,7 @@ def shell(
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
         with progress.shown(verbose=verbose > 0):
             prepared, _ = backend.choose_base(base, provision)
-            spec = machine_of(lab, model, guest)
+            spec = backend.machine_of(lab, model, guest)
             machine = lab.clone_for_shell(spec.cpu, spec.kernel, prepared, build)
         typer.echo(f"{model.name}, kernel {guest.name}, {build.label}. Ctrl-] leaves.", err=True)
         machine.console.interact()

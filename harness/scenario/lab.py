@@ -2,14 +2,13 @@
 
 import contextlib
 import hashlib
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.catalogue.cpus import CpuModel, UnseenCpu
+from harness.catalogue.cpus import CpuModel
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
 from harness.catalogue.scenario import Driver
@@ -22,11 +21,9 @@ from harness.core.resources import data_directory
 from harness.guest.criu import MASK_NAME, build_mask, mask_key
 from harness.guest.engine import tar_of
 from harness.guest.prepare import ContainerImage, prepare
-from harness.guest.probe import PROBE, Probe, build_probe, probe_key
-from harness.guest.probe_results import MachineFacts, parse
+from harness.guest.probe import Probe, build_probe, probe_key
 from harness.guest.workload import available_workloads, load_workload, workload_directory
 from harness.key_module.build import PLUGIN_NAME, build_plugin, plugin_key
-from harness.machines.protocol import check
 from harness.machines.qemu import QemuMachine
 from harness.machines.qemu_config import MachineFiles, shape
 from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, cold_boot, template
@@ -37,7 +34,6 @@ from harness.provision.criu_binary import files_of
 from harness.provision.guest_image import (
     GUEST_GROUP,
     PODMAN_GROUP,
-    BootFiles,
     Part,
     boot_files,
     content_key,
@@ -51,7 +47,6 @@ from harness.scenario.qemu_program import QemuProgram, bundled_qemu, qemu_at
 
 _PREPARATION = "1"  # raise when what a template holds changes without its parts changing
 _CONTROL_WORKLOAD = "python-sleeper"
-_FACTS_KIND, _FACTS = "machine-facts", "facts.json"
 CLONE_SECONDS = 30.0
 
 
@@ -122,47 +117,14 @@ class Lab(Closing):
             freed = sum(entry.size for entry in removed) / 1e9
             steps.note(f"{len(removed)} templates not used for longest were removed ({freed:.1f} GB)")
 
-    def machine_facts(self, cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineFacts:
-        """Return what a machine of this CPU and kernel offers: one was booted for it, once per cache.
-
-        Raises what a boot raises.
-        """
-        boot = self._boot(kernel)
-        files = MachineFiles(
-            kernel=boot.kernel,
-            initramfs=boot.initramfs,
-            root=root_image(self.provision, GUEST_GROUP),
-            tools=tools_image(self.provision, self._tools(())),
-        )
-        names = (_artifact_name(path) for path in _paths(files))
-        spec = TemplateSpec(
-            key=content_key(self.qemu.key, shape(cpu.qemu, cpu.boot), *names),
-            program=self.qemu.command,
-            cpu=cpu.qemu,
-            files=files,
-            kernel_arguments=cpu.boot,
-        )
-
-        def look(work: Path) -> None:
-            with (
-                steps.step(f"look at {cpu.name} with kernel {kernel.name}"),
-                tempfile.TemporaryDirectory(dir=work) as directory,
-            ):
-                machine = cold_boot(spec, Path(directory), started=self._register)
-                try:
-                    soon = Deadline.after(CLONE_SECONDS, "probe of the machine")
-                    (work / _FACTS).write_text(check(machine, [PROBE, "machine"], soon).text, "utf-8")
-                finally:
-                    self.release(machine)
-
-        with self._template_lock(spec.key):
-            path = self.provision.cache.artifact(_FACTS_KIND, spec.key, look)
-        return parse(MachineFacts, "machine", (path / _FACTS).read_text("utf-8"))
+    def boot(self, spec: TemplateSpec, directory: Path) -> QemuMachine:
+        """Return a machine booted from nothing and not prepared; its memory file is in ``directory``."""
+        return cold_boot(spec, directory, started=self._register)
 
     def cold_machine(self, kind: MachineKind, directory: Path) -> QemuMachine:
         """Return a machine made the way a template is, to compare; its memory file is in ``directory``."""
         spec, prepared = self._recipe(kind)
-        machine = cold_boot(spec, directory, started=self._register)
+        machine = self.boot(spec, directory)
         try:
             prepared(machine)
         except BaseException:
@@ -270,18 +232,20 @@ class Lab(Closing):
             return self._template_locks.setdefault(key, threading.Lock())
 
     def _files(self, kind: MachineKind) -> MachineFiles:
-        boot = self._boot(kind.kernel)
+        return self.files(kind.kernel, kind.guest_group, kind.builds)
+
+    def files(self, kernel: Kernel, guest_group: str, builds: Iterable[CriuBuild]) -> MachineFiles:
+        """Return what a machine boots from, made when nobody has."""
+        if kernel.path:
+            boot = tree_boot_files(self.provision, kernel)
+        else:
+            boot = boot_files(self.provision, kernel.package_group, kernel.modules)
         return MachineFiles(
             kernel=boot.kernel,
             initramfs=boot.initramfs,
-            root=root_image(self.provision, kind.guest_group),
-            tools=tools_image(self.provision, self._tools(kind.builds)),
+            root=root_image(self.provision, guest_group),
+            tools=tools_image(self.provision, self._tools(builds)),
         )
-
-    def _boot(self, kernel: Kernel) -> BootFiles:
-        if kernel.path:
-            return tree_boot_files(self.provision, kernel)
-        return boot_files(self.provision, kernel.package_group, kernel.modules)
 
     def _tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
         cache = self.provision.cache

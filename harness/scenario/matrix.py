@@ -1,7 +1,7 @@
 """The matrix: which scenarios a selection or given dimensions make, and which make no sense."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.catalogue.bases import BASES, CONTROL_BASE, Base
@@ -15,7 +15,8 @@ from harness.catalogue.workloads import Workload
 from harness.core.errors import ExitCode, UsageError
 from harness.guest.workload import available_workloads, load_workload
 from harness.scenario.arms import EXIT_CODES, WORST_FIRST, Arm
-from harness.scenario.observed_machine import MakeMachine, known_machine
+
+MakeMachine = Callable[[CpuModel | UnseenCpu, Kernel], MachineSpec]
 
 SELECTIONS = ("smoke", "standard", "full")
 _MASK_PRCTL = (5, 13)  # PR_PAC_SET_ENABLED_KEYS
@@ -46,6 +47,13 @@ class Excluded:
 
     scenario: Scenario
     reason: str
+
+
+def known_machine(cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineSpec:
+    """Return a machine whose parts are all in the catalogue; ValueError for another."""
+    if isinstance(cpu, UnseenCpu) or kernel.path:
+        raise ValueError(f"what {cpu.name} does with kernel {kernel.name} has to be observed")
+    return MachineSpec(cpu=cpu, kernel=kernel)
 
 
 def matrix(

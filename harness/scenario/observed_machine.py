@@ -1,31 +1,32 @@
 """A machine that the catalogue does not know, as one of it shows itself: observed, never assumed."""
 
-from collections.abc import Callable
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.catalogue.cpus import CPUS, CpuModel, PacAlgorithm, UnseenCpu
 from harness.catalogue.kernels import Kernel
 from harness.catalogue.names import suggestion
 from harness.catalogue.scenario import MachineSpec
+from harness.core import steps
+from harness.core.deadline import Deadline
 from harness.core.errors import MachineError, NetworkError, UsageError
-from harness.guest.probe_results import MachineFacts
+from harness.guest.probe import PROBE
+from harness.guest.probe_results import MachineFacts, parse
+from harness.machines.protocol import check
+from harness.machines.qemu_config import shape
+from harness.machines.template import TemplateSpec
+from harness.provision.guest_image import GUEST_GROUP, content_key
 from harness.scenario.qemu_program import check_cpu
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
 
-MakeMachine = Callable[[CpuModel | UnseenCpu, Kernel], MachineSpec]
-
+_KIND, _FACTS = "machine-facts", "facts.json"
+_LOOK_SECONDS = 30.0
 _CODE_END = 55  # the first bit above a code: it selects the half of the address space
 _WITHOUT_LVA = 48
-
-
-def known_machine(cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineSpec:
-    """Return a machine whose parts are all in the catalogue; ValueError for another."""
-    if isinstance(cpu, UnseenCpu) or kernel.path:
-        raise ValueError(f"what {cpu.name} does with kernel {kernel.name} has to be observed")
-    return MachineSpec(cpu=cpu, kernel=kernel)
 
 
 def machine_of(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineSpec:
@@ -38,7 +39,38 @@ def machine_of(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> Machine
         return MachineSpec(cpu=cpu, kernel=kernel)
     if isinstance(cpu, UnseenCpu):
         _check(lab, cpu)
-    return machine_seen(cpu, kernel, lab.machine_facts(cpu, kernel))
+    return machine_seen(cpu, kernel, machine_facts(lab, cpu, kernel))
+
+
+def machine_facts(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineFacts:
+    """Return what a machine of this CPU and kernel offers: one was booted for it, once per cache.
+
+    Raises what a boot raises.
+    """
+    files = lab.files(kernel, GUEST_GROUP, ())
+    # An artifact's directory is named by the digest of what it was made from.
+    names = [one.parent.name for one in (files.kernel, files.initramfs, files.root, files.tools)]
+    key = content_key(lab.qemu.key, shape(cpu.qemu, cpu.boot), *names)
+    spec = TemplateSpec(
+        key=key, program=lab.qemu.command, cpu=cpu.qemu, files=files, kernel_arguments=cpu.boot
+    )
+
+    def look(work: Path) -> None:
+        with (
+            steps.step(f"look at {cpu.name} with kernel {kernel.name}"),
+            tempfile.TemporaryDirectory(dir=work) as directory,
+        ):
+            machine = lab.boot(spec, Path(directory))
+            try:
+                answer = check(
+                    machine, [PROBE, "machine"], Deadline.after(_LOOK_SECONDS, "probe of the machine")
+                )
+                (work / _FACTS).write_text(answer.text, "utf-8")
+            finally:
+                lab.release(machine)
+
+    path = lab.provision.cache.artifact(_KIND, key, look)
+    return parse(MachineFacts, "machine", (path / _FACTS).read_text("utf-8"))
 
 
 def _check(lab: "Lab", cpu: UnseenCpu) -> None:

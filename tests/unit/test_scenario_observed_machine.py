@@ -12,8 +12,10 @@ from harness.catalogue.kernels import KERNELS, user_kernel
 from harness.catalogue.scenario import MachineSpec
 from harness.core.errors import MachineError, NetworkError, UsageError
 from harness.guest.probe_results import MachineFacts
+from harness.scenario import observed_machine
 from harness.scenario.lab import Lab
-from harness.scenario.observed_machine import known_machine, machine_of, machine_seen
+from harness.scenario.matrix import known_machine
+from harness.scenario.observed_machine import machine_of, machine_seen
 from harness.scenario.premises import is_cpu, is_kernel
 from harness.scenario.qemu_program import QemuProgram, check_cpu
 
@@ -139,9 +141,14 @@ class FakeLab:
             raise NetworkError("nothing answered")
         return self._qemu
 
-    def machine_facts(self, cpu: CpuModel | UnseenCpu, kernel: object) -> MachineFacts:
-        self.looks += 1
+
+@pytest.fixture(autouse=True)
+def _no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(lab: FakeLab, cpu: CpuModel | UnseenCpu, kernel: object) -> MachineFacts:
+        lab.looks += 1
         return V1
+
+    monkeypatch.setattr(observed_machine, "machine_facts", seen)
 
 
 @pytest.fixture

@@ -53,11 +53,11 @@ class FakeLab(Lab):
         settings = Settings(cache_root=root, mirrors={}, snapshots={}, templates_max=limit)
         super().__init__(Provision(settings))
         self._program = QEMU
-        self.files = FILES
+        self.parts = FILES
         self.context = b"context"
 
     def _files(self, kind: MachineKind) -> MachineFiles:
-        return self.files
+        return self.parts
 
     def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
         return self.context, []
@@ -96,7 +96,7 @@ def test_a_template_of_other_parts_is_another(tmp_path: Path, part: str) -> None
         changed.context = b"another workload"
     else:
         path = cast("Path", getattr(FILES, part))
-        changed.files = replace(FILES, **{part: Path("other-key") / path.name})
+        changed.parts = replace(FILES, **{part: Path("other-key") / path.name})
     assert key_of(lab) == key_of(FakeLab(tmp_path))
     assert key_of(lab) != key_of(changed)
 
