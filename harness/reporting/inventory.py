@@ -41,7 +41,7 @@ def print_inventory(
         console.print(table)
     if templates := [entry.size for entry in entries if entry.kind == _TEMPLATES]:
         limit = decimal(templates_max)
-        console.print(f"{len(templates)} templates, {decimal(sum(templates))} of at most {limit}")
+        console.print(f"templates: {len(templates)}, {decimal(sum(templates))} of at most {limit}")
     console.print(f"{len(entries)} entries, {decimal(sum(entry.size for entry in entries))}")
 
 

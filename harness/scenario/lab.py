@@ -115,7 +115,7 @@ class Lab(Closing):
         removed = self.provision.cache.prune_kind(TEMPLATE_KIND, self.provision.settings.templates_max)
         if removed:
             freed = sum(entry.size for entry in removed) / 1e9
-            steps.note(f"{len(removed)} templates not used for longest were removed ({freed:.1f} GB)")
+            steps.note(f"templates not used for longest, removed: {len(removed)} ({freed:.1f} GB)")
 
     def boot(self, spec: TemplateSpec, directory: Path) -> QemuMachine:
         """Return a machine booted from nothing and not prepared; its memory file is in ``directory``."""

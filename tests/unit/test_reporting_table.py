@@ -85,7 +85,7 @@ def test_the_inventory_sums_downloads_and_lists_the_rest(capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert any("3 files" in line and "3.0 MB" in line and line.rstrip().endswith("no") for line in lines)
     assert any("abababab" in line and "1970-01-02" in line and "yes" in line for line in lines)
-    assert lines[-2:] == ["1 templates, 2.5 MB of at most 10.0 GB", "4 entries, 5.5 MB"]
+    assert lines[-2:] == ["templates: 1, 2.5 MB of at most 10.0 GB", "4 entries, 5.5 MB"]
 
 
 def test_an_empty_cache_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:

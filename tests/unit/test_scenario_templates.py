@@ -135,7 +135,7 @@ def test_templates_above_the_limit_go_the_least_recently_used_first(tmp_path: Pa
     with steps.subscribed(lambda event: told.append(event.text) if event.kind == "note" else None):
         (new,) = make(tmp_path, [replace(KIND, cpu=CPUS["max"])], limit=2 * (SIZE + 3 * 4096))
     assert templates(tmp_path) == {third, new}
-    assert told == ["2 templates not used for longest were removed (0.0 GB)"]
+    assert told == ["templates not used for longest, removed: 2 (0.0 GB)"]
 
 
 def test_nothing_goes_while_no_template_is_made(tmp_path: Path) -> None:
