@@ -56,6 +56,15 @@ BASES: Mapping[str, Base] = MappingProxyType(
             python_group="python-debian-13",
             packages=("redis",),
         ),
+        "ubuntu-20.04": Base(
+            name="ubuntu-20.04",
+            distribution="ubuntu",
+            release="focal",
+            protected=False,  # the userland that the upstream report saw survive
+            image="ubuntu:20.04",
+            base_group="base-ubuntu-20.04",
+            python_group="python-ubuntu-20.04",
+        ),
         "ubuntu-24.04": Base(
             name="ubuntu-24.04",
             distribution="ubuntu",

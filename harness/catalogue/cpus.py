@@ -1,5 +1,6 @@
 """The CPU models a machine can have, and what each does with a wrongly signed return address."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -38,6 +39,26 @@ class CpuModel:
     core_of: str = ""
     note: str = ""
     boot: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnseenCpu:
+    """A CPU that is not in the catalogue: one of QEMU's models, with properties or without ("max,sve=off").
+
+    Nothing is known of it: what it does is observed in a machine, which gives a CpuModel.
+    """
+
+    name: str
+
+    @property
+    def qemu(self) -> str:
+        """The argument of -cpu."""
+        return self.name
+
+    @property
+    def boot(self) -> str:
+        """Nothing is added to the kernel's command line."""
+        return ""
 
 
 def _catalogue(*models: CpuModel) -> Mapping[str, CpuModel]:
@@ -110,6 +131,17 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
 DEFAULT_CPU = CPUS["neoverse-v1"]
 NOPAUTH_CPU = CPUS["neoverse-v1-nopauth"]
 CONTROL_CPU = CPUS["neoverse-n1"]  # the control arm without pointer authentication
+
+
+# As in: cortex-a76, or: max,pauth=off,sve=off
+_QEMU_CPU = re.compile(r"[\w.-]+(,[\w.-]+=[\w.-]+)*")
+
+
+def cpu_wanted(text: str) -> CpuModel | UnseenCpu:
+    """Return the model of the catalogue, else one for QEMU to know; UsageError for what cannot be either."""
+    if text in CPUS or not _QEMU_CPU.fullmatch(text):
+        return cpu(text)
+    return UnseenCpu(name=text)
 
 
 def cpu(name: str) -> CpuModel:

@@ -19,7 +19,7 @@ class CriuBuild:
     more is refused), ``package_group`` its group in the package lock, ``label`` how people
     should call it. ``masks_pac``: it runs with HWCAP_PACA and HWCAP_PACG hidden from it, which
     makes it leave keys alone like a version before 4.1: a stand-in of this harness. ``path`` is
-    the directory of a build that comes from no package.
+    the directory or the program of a build that comes from no package.
     """
 
     name: str

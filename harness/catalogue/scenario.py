@@ -9,6 +9,8 @@ from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
 from harness.catalogue.workloads import Workload
 
+_VA_BITS_WITHOUT_LVA = 48
+
 
 class KeyModule(Enum):
     """What carries PAC keys when CRIU does not: the plugin, under the policy that its name adds."""
@@ -46,8 +48,8 @@ class MachineSpec:
 
     @property
     def va_bits(self) -> int:
-        """Bits of a user address, 48 or 52: a code has the ones from there to bit 54 (Arm ARM, PACField)."""
-        return self.kernel.va_bits if self.cpu.lva else 48
+        """Bits of a user address: a code has the ones from there to bit 54 (Arm ARM, PACField)."""
+        return self.kernel.va_bits if self.cpu.lva else min(self.kernel.va_bits, _VA_BITS_WITHOUT_LVA)
 
     def same_codes(self, other: "MachineSpec") -> bool:
         """Whether one key gives the same code for the same pointer on both."""

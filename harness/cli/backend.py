@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.catalogue.bases import Base
+from harness.catalogue.cpus import CpuModel, UnseenCpu
+from harness.catalogue.kernels import Kernel
+from harness.catalogue.scenario import MachineSpec
 from harness.catalogue.workloads import Workload
 from harness.provision.context import Provision
 from harness.scenario.arms import Arm
@@ -20,6 +23,13 @@ def open_lab(provision: Provision, qemu: Path | None) -> "Lab":
     from harness.scenario.lab import Lab  # noqa: PLC0415 -- see the module's docstring
 
     return Lab(provision, qemu=qemu)
+
+
+def machine_of(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineSpec:
+    """Return the machine of a CPU and a kernel; raises as ``observed_machine.machine_of``."""
+    from harness.scenario.observed_machine import machine_of as observed  # noqa: PLC0415 -- see above
+
+    return observed(lab, cpu, kernel)
 
 
 def run_arm(arm: Arm, base: "PreparedBase", lab: "Lab", options: RunOptions) -> ScenarioResult:

@@ -11,8 +11,8 @@ from harness.cli.session import Verbosity, provisioned
 from harness.core.errors import UsageError
 from harness.provision.lock import LockedGroup, lock_path, read_lock
 from harness.provision.packages import update_lock
+from harness.provision.sizes import size
 from harness.reporting import inventory, progress
-from harness.scenario.choices import size
 
 app = command_group("The cache of downloads, images and templates.")
 
@@ -22,7 +22,9 @@ def list_entries(*, verbose: Verbosity = 0) -> int:
     """Show what the cache holds, least recently used first."""
     with provisioned(verbose) as provision:
         typer.echo(f"{provision.cache.root}", err=True)
-        inventory.print_inventory(provision.cache.list_entries())
+        inventory.print_inventory(
+            provision.cache.list_entries(), templates_max=provision.settings.templates_max
+        )
     return 0
 
 

@@ -4,11 +4,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.outcome import Verdict
 from harness.cli import backend
 from harness.cli.parallel import ParallelArms, default_parallelism
@@ -17,7 +19,7 @@ from harness.cli.running import base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned, session
 from harness.core.errors import ExitCode, UsageError
 from harness.provision.context import Provision
-from harness.reporting import cells, page
+from harness.reporting import cells, page, progress
 from harness.reporting.jsonl import FILE_NAME, append_result, merge_results, read_results
 from harness.reporting.record import write_record
 from harness.scenario import choices
@@ -45,9 +47,11 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     selection: Annotated[
         str | None, typer.Option(metavar="|".join(SELECTIONS), help="The cells to start from.")
     ] = None,
-    criu: Annotated[Values, _option("VERSION|DUMP:RESTORE|DIR", "CRIU; may be repeated.")] = None,
-    kernel: Annotated[Values, _option("VERSION|SRC:DST", "Kernel; may be repeated.")] = None,
-    cpu: Annotated[Values, _option("MODEL|SRC:DST", "CPU model; may be repeated.")] = None,
+    criu: Annotated[Values, _option("VERSION|DUMP:RESTORE|PATH", "CRIU; may be repeated.")] = None,
+    kernel: Annotated[Values, _option("VERSION|PATH|SRC:DST", "Kernel; may be repeated.")] = None,
+    cpu: Annotated[
+        Values, _option("MODEL|SRC:DST", "CPU model, also any of QEMU's; may be repeated.")
+    ] = None,
     module: Annotated[Values, _option("none|plugin|...", "Key module; may be repeated.")] = None,
     driver: Annotated[Values, _option("criu|runc|...", "Who calls CRIU; may be repeated.")] = None,
     base: Annotated[Values, _option("NAME", "Userland of the container; may be repeated.")] = None,
@@ -71,32 +75,40 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
 
     Given dimensions replace the selection's; without a selection, the others take their defaults.
     """
-    given = {"criu": criu, "kernel": kernel, "cpu": cpu, "module": module, "driver": driver, "base": base}
+    given = {"kernel": kernel, "cpu": cpu, "module": module, "driver": driver, "base": base}
     given |= {"workload": workload, "cycles": [str(count) for count in cycles or ()]}
+    choices.part((), shard)  # before anything is looked at
+    builds_asked, unusable = _criu(criu or ())
     wanted = choices.dimensions({name: values or () for name, values in given.items()})
-    chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE)
-    part = choices.part(chosen, shard, shard_of)
-    for one in excluded:
-        typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
-    if list_only:
-        for cell in part:
-            typer.echo(cell.id)
-        return ExitCode.OK
-    if not part:
-        raise UsageError("no cell is left to run")
-    builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
-    workloads = {cell.workload.name: cell.workload for cell in part}
-    options = RunOptions(
-        results=Path(),
-        timeout=timeout,
-        builds=tuple(builds.values()),
-        workloads=tuple(workloads.values()),
-    )
+    wanted = replace(wanted, criu=builds_asked)
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
+        with progress.shown(verbose=verbose > 0):
+            machine = cache(partial(backend.machine_of, lab))
+            chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE, machine)
+        part = choices.part(chosen, shard, shard_of)
+        for one in excluded:
+            typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
+        # Said like an error, but the other cells go on.
+        for error in unusable:
+            typer.echo(f"criu-pac: error: its cells are left out: {error}", err=True)
+        unless_worse = ExitCode.USAGE if unusable else ExitCode.OK
+        if list_only:
+            for cell in part:
+                typer.echo(cell.id)
+            return unless_worse
+        if not part:
+            raise UsageError("no cell is left to run")
+        builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
         directory = results.absolute() if results else new_directory(datetime.now(UTC))
-        command = _command(selection, wanted, shard)
-        runner = _Runner(provision, lab, replace(options, results=directory), command)
-        return runner.run(arms_of(part), at_once)
+        workloads = {cell.workload.name: cell.workload for cell in part}
+        options = RunOptions(
+            results=directory,
+            timeout=timeout,
+            builds=tuple(builds.values()),
+            workloads=tuple(workloads.values()),
+        )
+        runner = _Runner(provision, lab, options, _command(selection, wanted, shard))
+        return runner.run(arms_of(part), at_once) or unless_worse
 
 
 class _Runner:
@@ -192,24 +204,46 @@ def _file(path: Path) -> Path:
     return path / FILE_NAME if path.is_dir() else path
 
 
+def _criu(given: Sequence[str]) -> tuple[tuple[tuple[CriuBuild, CriuBuild], ...], list[UsageError]]:
+    """Return the builds to use, and the errors of paths that are none; raises UsageError if all are.
+
+    A name that is unknown is an error of the command; a build that somebody's own job has made badly
+    must not keep the others from being looked at.
+    """
+    found, unusable = [], []
+    for text in given:
+        try:
+            found.append(choices.criu_pair(text))
+        except UsageError as error:
+            if "/" not in text:
+                raise
+            unusable.append(error)
+    if unusable and not found:
+        raise unusable[0]
+    return tuple(found), unusable
+
+
 def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> str:
     words = ["criu-pac", "matrix"]
     if selection:
         words += ["--selection", selection]
     if shard:
         words += ["--shard", shard]
-    for dump, restore in wanted.criu:
-        spelled = dump.spelled if dump == restore else f"{dump.spelled}:{restore.spelled}"
-        words += ["--criu", spelled]
-    for name in ("kernel", "cpu"):
-        for first, second in getattr(wanted, name):
-            words += [f"--{name}", first.name if first == second else f"{first.name}:{second.name}"]
+    for name, pairs in (("criu", wanted.criu), ("kernel", wanted.kernel)):
+        for one, other in pairs:
+            words += [f"--{name}", _pair(one.spelled, other.spelled)]
+    for first, second in wanted.cpu:
+        words += ["--cpu", _pair(first.name, second.name)]
     for name in ("module", "driver"):
         words += [word for one in getattr(wanted, name) for word in (f"--{name}", one.value)]
     words += [word for one in wanted.base for word in ("--base", one.name)]
     words += [word for one in wanted.workload for word in ("--workload", one.spelled)]
     words += [word for one in wanted.cycles for word in ("--cycles", str(one))]
     return shlex.join(words)
+
+
+def _pair(one: str, other: str) -> str:
+    return one if one == other else f"{one}:{other}"
 
 
 def _command_of(arm: Arm) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +42,7 @@ _GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
 BaseOption = Annotated[
     str,
     typer.Option(
-        metavar="auto|ubuntu-24.04|debian-13|TAR",
+        metavar="auto|ubuntu-24.04|debian-13|debian-12|ubuntu-20.04|TAR",
         help="Userland of the container: the first that can be had, a named one, or a root file system.",
     ),
 ]
@@ -80,7 +81,7 @@ class Request:
     def command(self, base: Base) -> str:
         """Return the command line that runs the same again, with nothing left to choose."""
         words = ["criu-pac", "repro", "--cpu", _halves(machine.cpu.name for machine in self.machines)]
-        words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
+        words += ["--kernel", _halves(machine.kernel.spelled for machine in self.machines)]
         words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.spelled, "--driver", self.driver.value]
@@ -98,13 +99,16 @@ def _halves(names: Iterable[str]) -> str:
 def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     *,
     cpu: Annotated[
-        str, typer.Option(metavar="MODEL|SRC:DST", help="CPU model; two: restore on another machine.")
+        str,
+        typer.Option(
+            metavar="MODEL|SRC:DST", help="CPU model, also any of QEMU's; two: restore on another machine."
+        ),
     ] = DEFAULT_CPU.name,
     kernel: Annotated[
-        str, typer.Option(metavar="VERSION|SRC:DST", help="Kernel; two: restore on another machine.")
+        str, typer.Option(metavar="VERSION|PATH|SRC:DST", help="Kernel; two: restore on another machine.")
     ] = DEFAULT_KERNEL.name,
     criu: Annotated[
-        str, typer.Option(metavar="VERSION|DUMP:RESTORE", help="CRIU, for dump and restore.")
+        str, typer.Option(metavar="VERSION|PATH|DUMP:RESTORE", help="CRIU, for dump and restore.")
     ] = DEFAULT_CRIU.name,
     base: BaseOption = choices.AUTO,
     workload: Annotated[str, typer.Option(metavar="NAME|DIR", help="The process that is dumped.")] = (
@@ -139,9 +143,10 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     if results is not None and results.exists() and not results.is_dir():
         raise UsageError(f"--results {results}: not a directory")
     choices.check_base(base)
-    request = Request(
-        machines=choices.machines(cpu, kernel),
-        criu=choices.criu_pair(criu),
+    cpus, kernels, builds = choices.cpu_pair(cpu), choices.kernel_pair(kernel), choices.criu_pair(criu)
+    wanted = partial(
+        Request,
+        criu=builds,
         base=base,
         workload=backend.workload(workload),
         driver=choices.driver(driver),
@@ -151,7 +156,9 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         qemu=qemu,
     )
     with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
-        return _run(request, provision, lab, results, verbose=verbose > 0)
+        with progress.shown(verbose=verbose > 0):
+            source, target = (backend.machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
+        return _run(wanted(machines=(source, target)), provision, lab, results, verbose=verbose > 0)
 
 
 def _run(request: Request, provision: Provision, lab: "Lab", results: Path | None, *, verbose: bool) -> int:

@@ -5,7 +5,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +154,8 @@ class Cache:
                 write_manifest(work)
                 work.chmod(0o700 if kind in _PRIVATE else 0o755)
                 work.rename(final)
+                # One of this key that was removed has left its stamp.
+                os.utime(self._uses.stamp(f"{kind}-{key}"))
             except BaseException:
                 remove_tree(work)
                 raise
@@ -183,11 +185,8 @@ class Cache:
 
     def list_entries(self) -> tuple[Entry, ...]:
         """Return what the cache holds, least recently used first."""
-        entries = [self._entry("blobs", path.name, path) for path in self.root.glob("blobs/*/[0-9a-f]*")]
-        entries += [
-            self._entry(path.parent.name, path.name, path) for path in self.root.glob("artifacts/*/[!.]*")
-        ]
-        return tuple(sorted(entries, key=lambda entry: (entry.last_used, entry.kind, entry.key)))
+        blobs = [self._entry("blobs", path.name, path) for path in self.root.glob("blobs/*/[0-9a-f]*")]
+        return _by_use([*blobs, *self._artifacts("*")])
 
     def prune(self, max_bytes: int = 0) -> tuple[Entry, ...]:
         """Remove the least recently used entries until at most ``max_bytes`` bytes are left.
@@ -195,7 +194,19 @@ class Cache:
         Entries in use stay. Half-built and half-downloaded leftovers of dead processes go
         too. Returns what was removed.
         """
-        entries = self.list_entries()
+        removed = self._shrink(self.list_entries(), max_bytes)
+        self.sweep()
+        self._drop_partial()
+        return removed
+
+    def prune_kind(self, kind: str, max_bytes: int) -> tuple[Entry, ...]:
+        """Remove the least recently used artifacts of ``kind`` until they take at most ``max_bytes`` bytes.
+
+        Artifacts in use stay, so more may be left. Returns what was removed.
+        """
+        return self._shrink(_by_use(self._artifacts(kind)), max_bytes)
+
+    def _shrink(self, entries: Sequence[Entry], max_bytes: int) -> tuple[Entry, ...]:
         total = sum(entry.size for entry in entries)
         removed = []
         for entry in entries:
@@ -204,8 +215,6 @@ class Cache:
             if self._remove(entry):
                 total -= entry.size
                 removed.append(entry)
-        self.sweep()
-        self._drop_partial()
         return tuple(removed)
 
     def sweep(self) -> tuple[Path, ...]:
@@ -242,6 +251,10 @@ class Cache:
                 discard(entry.path)
             return True
 
+    def _artifacts(self, kind: str) -> Iterator[Entry]:
+        for path in self.root.glob(f"artifacts/{kind}/[!.]*"):
+            yield self._entry(path.parent.name, path.name, path)
+
     def _entry(self, kind: str, key: str, path: Path) -> Entry:
         name = _use_name(kind, key)
         stamp = path if kind == "blobs" else self._uses.stamp(name)
@@ -260,6 +273,10 @@ class Cache:
 
     def _artifact_path(self, kind: str, key: str) -> Path:
         return self.root / "artifacts" / kind / key
+
+
+def _by_use(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: (entry.last_used, entry.kind, entry.key)))
 
 
 def _use_name(kind: str, key: str) -> str:

@@ -16,13 +16,13 @@ from harness.core.errors import HostError, UsageError
 from harness.core.process import check, run
 from harness.parsing.elf_needs import exported_size, needed_libraries
 from harness.provision.context import Provision
+from harness.provision.criu_binary import read_binary
+from harness.provision.criu_layout import LIBRARIES, PROGRAM
 from harness.provision.criu_source import source_tree
 from harness.provision.cross_tools import TRIPLET, CrossTools, cross_tools
 from harness.provision.storage import file_sha256
 
 MANIFEST = "criu-build.json"
-PROGRAM = Path("usr/sbin/criu")
-LIBRARIES = Path("usr/lib") / TRIPLET
 LOADER = "ld-linux-aarch64.so.1"
 _FORMAT = 1
 _SECONDS = 1800.0
@@ -96,8 +96,11 @@ def read_build(path: Path) -> CriuBuild:
 
 
 def criu_of(text: str) -> CriuBuild:
-    """Return the build of a name of the catalogue or of a directory ("./mine"); raises UsageError."""
-    return read_build(Path(text)) if "/" in text else criu_build(text)
+    """Return the build of a catalogue name, or of a directory or program ("./mine"); raises UsageError."""
+    if "/" not in text:
+        return criu_build(text)
+    path = Path(text).expanduser()
+    return read_binary(path) if path.is_file() else read_build(path)
 
 
 def _compile(tree: Path, tools: CrossTools, *, protect: bool) -> None:

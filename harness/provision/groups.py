@@ -216,6 +216,7 @@ _ALL = [
     _for_workloads("debian-13", _TRIXIE, "redis", "redis-server"),
     _for_workloads("debian-12", _BOOKWORM, "redis", "redis-server"),
     # Ubuntu's archive could not be reached where the lock was made: resolved at run time.
+    *_base("ubuntu", "ubuntu-20.04", (Suite(name="focal"),), locked=False),
     *_base("ubuntu", "ubuntu-24.04", (Suite(name="noble"),), locked=False),
     PackageGroup(
         name="ubuntu-keyring",

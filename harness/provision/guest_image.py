@@ -75,7 +75,7 @@ def boot_files(provision: Provision, group_name: str, modules: Iterable[str]) ->
     ``modules`` are loaded, with what they depend on, before the guest's init runs.
     Raises NotInArchiveError for a module that the kernel does not have, else as ``obtain``.
     """
-    init = _script("init")
+    init = init_script()
     wanted = tuple(modules)
     recipe = init + "\n".join((GUEST_GROUP, provision.locked_digest(GUEST_GROUP) or "", *wanted)).encode()
 
@@ -154,6 +154,11 @@ def _owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member
+
+
+def init_script() -> bytes:
+    """Return the first program of a guest."""
+    return _script("init")
 
 
 def _script(name: str) -> bytes:

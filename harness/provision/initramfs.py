@@ -49,10 +49,10 @@ def read_kernel(packages: Iterable[Path]) -> KernelFiles:
                     continue
                 if found := _MODULE.search(member.name):
                     data = _content(members, member)
-                    modules[_module_name(found["name"])] = lzma.decompress(data) if found["packed"] else data
+                    modules[module_name(found["name"])] = lzma.decompress(data) if found["packed"] else data
                 elif _BUILTIN.search(member.name):
                     lines = _content(members, member).decode().split()
-                    builtin.update(_module_name(Path(line).name.split(".ko")[0]) for line in lines)
+                    builtin.update(module_name(Path(line).name.split(".ko")[0]) for line in lines)
                 elif found := _IMAGE.search(member.name):
                     image, release = _content(members, member), found["suffix"] or found["directory"]
     if not image:
@@ -86,7 +86,7 @@ def load_order(kernel: KernelFiles, wanted: Iterable[str]) -> tuple[str, ...]:
         ordered[name] = None
 
     for name in wanted:
-        visit(_module_name(name), "the guest")
+        visit(module_name(name), "the guest")
     return tuple(ordered)
 
 
@@ -94,10 +94,11 @@ def _dependencies(module: bytes) -> tuple[str, ...]:
     # .modinfo holds NUL-separated "key=value"; the only "depends=" in an object is that one.
     found = re.search(rb"\0depends=([^\0]*)\0", module)
     names = found[1].decode().split(",") if found else []
-    return tuple(_module_name(name) for name in names if name)
+    return tuple(module_name(name) for name in names if name)
 
 
-def _module_name(name: str) -> str:
+def module_name(name: str) -> str:
+    """Return the name the kernel gives a module of this file name."""
     return name.replace("-", "_")
 
 

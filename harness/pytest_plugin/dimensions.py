@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.catalogue.cpus import cpu as cpu_named
 from harness.catalogue.names import suggestion
 from harness.catalogue.scenario import Scenario
 from harness.core.errors import UsageError
@@ -77,7 +78,9 @@ def within(limits: Iterable[Limit], directories: Sequence[Path]) -> Dimensions:
     sources: dict[str, list[str]] = {}
     for limit in limits:
         name = limit.dimension
-        values = getattr(dimensions({name: limit.values}, *directories), name)
+        found = dimensions({name: limit.values}, *directories)
+        _check_catalogue(found)
+        values = getattr(found, name)
         kept = tuple(one for one in left.get(name, values) if one in values)
         if not kept:
             others = " and ".join(sources[name])
@@ -118,6 +121,18 @@ def cells_of(config: pytest.Config, marks: Iterable[pytest.Mark]) -> tuple[list[
             written = " and ".join(one.source for one in pins)
             raise UsageError(f"{written} leave nothing to run: {reasons[0].reason}")
     return cells, excluded
+
+
+def _check_catalogue(values: Dimensions) -> None:
+    """Raise UsageError for a CPU or kernel to be looked at: tests are collected where nothing is booted."""
+    for cpu in (one for pair in values.cpu for one in pair):
+        cpu_named(cpu.name)
+    for kernel in (one for pair in values.kernel for one in pair):
+        if kernel.path:
+            raise UsageError(
+                f"kernel {kernel.path}: tests run on the kernels of the catalogue",
+                hint="`criu-pac matrix` takes any",
+            )
 
 
 def command(config: pytest.Config, nodeid: str) -> list[str]:

@@ -14,14 +14,15 @@ from harness.reporting.table import console_for
 
 _KEY_LENGTH = 16  # enough of a digest to tell entries apart
 _BLOBS = "blobs"
+_TEMPLATES = "template"
 
 
 def print_inventory(
-    entries: Sequence[Entry], *, file: IO[str] | None = None, width: int | None = None
+    entries: Sequence[Entry], *, templates_max: int, file: IO[str] | None = None, width: int | None = None
 ) -> None:
     """Print one line per entry, least recently used first, and the sum of their sizes.
 
-    Downloaded files are hundreds: they share a line.
+    Downloaded files are hundreds: they share a line. ``templates_max``: the bytes templates may take.
     """
     console = console_for(file or sys.stdout, width=width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -38,6 +39,9 @@ def print_inventory(
             table.add_row(*_row(entry.kind, entry.key[:_KEY_LENGTH], [entry]))
     if entries:
         console.print(table)
+    if templates := [entry.size for entry in entries if entry.kind == _TEMPLATES]:
+        limit = decimal(templates_max)
+        console.print(f"templates: {len(templates)}, {decimal(sum(templates))} of at most {limit}")
     console.print(f"{len(entries)} entries, {decimal(sum(entry.size for entry in entries))}")
 
 

@@ -30,6 +30,7 @@ from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, col
 from harness.provision.base_protection import LIBC_PATHS, check_protection
 from harness.provision.bundle import bundle
 from harness.provision.context import Provision
+from harness.provision.criu_binary import files_of
 from harness.provision.guest_image import (
     GUEST_GROUP,
     PODMAN_GROUP,
@@ -40,6 +41,7 @@ from harness.provision.guest_image import (
     tools_image,
     userland_archive,
 )
+from harness.provision.kernel_tree import tree_boot_files
 from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.provision.toolchain import AARCH64_LINUX, compile_c, source_key
 from harness.scenario.options import RunOptions
@@ -132,15 +134,30 @@ class Lab(Closing):
         """Return the template for ``kind``, made when nobody has; raises what making it raises."""
         spec, prepared = self._recipe(kind)
         with self._template_lock(spec.key):
-            if not self.provision.cache.existing_artifact(TEMPLATE_KIND, spec.key):
+            is_new = self.provision.cache.existing_artifact(TEMPLATE_KIND, spec.key) is None
+            if is_new:
                 # A base that signs nothing is refused here, not after a minute of booting.
                 check_protection(kind.base)
-            return template(self.provision.cache, spec, prepared, started=self._register)
+            made = template(self.provision.cache, spec, prepared, started=self._register)
+            if is_new:
+                self._make_room()
+            return made
+
+    def _make_room(self) -> None:
+        """Remove the least recently used templates above the limit; those in use, like a new one, stay."""
+        removed = self.provision.cache.prune_kind(TEMPLATE_KIND, self.provision.settings.templates_max)
+        if removed:
+            freed = sum(entry.size for entry in removed) / 1e9
+            steps.note(f"templates not used for longest, removed: {len(removed)} ({freed:.1f} GB)")
+
+    def boot(self, spec: TemplateSpec, directory: Path) -> QemuMachine:
+        """Return a machine booted from nothing and not prepared; its memory file is in ``directory``."""
+        return cold_boot(spec, directory, started=self._register)
 
     def cold_machine(self, kind: MachineKind, directory: Path) -> QemuMachine:
         """Return a machine made the way a template is, to compare; its memory file is in ``directory``."""
         spec, prepared = self._recipe(kind)
-        machine = cold_boot(spec, directory, started=self._register)
+        machine = self.boot(spec, directory)
         try:
             prepared(machine)
         except BaseException:
@@ -248,12 +265,19 @@ class Lab(Closing):
             return self._template_locks.setdefault(key, threading.Lock())
 
     def _files(self, kind: MachineKind) -> MachineFiles:
-        boot = boot_files(self.provision, kind.kernel.package_group, kind.kernel.modules)
+        return self.files(kind.kernel, kind.guest_group, kind.builds)
+
+    def files(self, kernel: Kernel, guest_group: str, builds: Iterable[CriuBuild]) -> MachineFiles:
+        """Return what a machine boots from, made when nobody has."""
+        if kernel.path:
+            boot = tree_boot_files(self.provision, kernel)
+        else:
+            boot = boot_files(self.provision, kernel.package_group, kernel.modules)
         return MachineFiles(
             kernel=boot.kernel,
             initramfs=boot.initramfs,
-            root=root_image(self.provision, kind.guest_group),
-            tools=tools_image(self.provision, self._tools(kind.builds)),
+            root=root_image(self.provision, guest_group),
+            tools=tools_image(self.provision, self._tools(builds)),
         )
 
     def _tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
@@ -276,10 +300,15 @@ class Lab(Closing):
             Part(place="plugins/none", path=none, digest="empty"),
             Part(place=f"lib/{MASK_NAME}", path=mask / MASK_NAME, digest=mask_key()),
         ]
-        for group, path in sorted({(build.package_group, build.path or "") for build in builds}):
-            root = Path(path) if path else bundle(group, self.provision).root
-            digest = group if path else root.name  # the group of a build tells its content
-            parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
+        for build in sorted({one.package_group: one for one in builds}.values(), key=_group):
+            place = f"criu/{build.package_group}"
+            if build.path:
+                # The group of such a build tells its content.
+                files = files_of(build)
+                parts += [Part(place=place + at, path=path, digest=_group(build)) for at, path in files]
+            else:
+                root = bundle(build.package_group, self.provision).root
+                parts.append(Part(place=place, path=root, digest=root.name))
         return parts
 
     def check_workload(self, workload: Workload) -> None:
@@ -347,6 +376,10 @@ class Lab(Closing):
             raise
         except HostError as error:
             raise WorkloadError(f"workload {workload.spelled} does not compile: {error.message}") from error
+
+
+def _group(build: CriuBuild) -> str:
+    return build.package_group
 
 
 def _built(build: Any, output: Path, cache_root: Path) -> None:

@@ -1,11 +1,11 @@
 """The matrix: which scenarios a selection or given dimensions make, and which make no sense."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.catalogue.bases import BASES, CONTROL_BASE, Base
-from harness.catalogue.cpus import CONTROL_CPU, CPUS, DEFAULT_CPU, NOPAUTH_CPU, CpuModel
+from harness.catalogue.cpus import CONTROL_CPU, CPUS, DEFAULT_CPU, NOPAUTH_CPU, CpuModel, UnseenCpu
 from harness.catalogue.criu_builds import CRIU_BUILDS, DEFAULT_CRIU, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL, KERNELS, Kernel
 from harness.catalogue.names import suggestion
@@ -15,6 +15,8 @@ from harness.catalogue.workloads import Workload
 from harness.core.errors import ExitCode, UsageError
 from harness.guest.workload import available_workloads, load_workload
 from harness.scenario.arms import EXIT_CODES, WORST_FIRST, Arm
+
+MakeMachine = Callable[[CpuModel | UnseenCpu, Kernel], MachineSpec]
 
 SELECTIONS = ("smoke", "standard", "full")
 _WIDE_ADDRESSES = 52
@@ -31,7 +33,7 @@ class Dimensions:
 
     criu: tuple[tuple[CriuBuild, CriuBuild], ...] = ()
     kernel: tuple[tuple[Kernel, Kernel], ...] = ()
-    cpu: tuple[tuple[CpuModel, CpuModel], ...] = ()
+    cpu: tuple[tuple[CpuModel | UnseenCpu, CpuModel | UnseenCpu], ...] = ()
     module: tuple[KeyModule, ...] = ()
     driver: tuple[Driver, ...] = ()
     base: tuple[Base, ...] = ()
@@ -51,13 +53,24 @@ class Excluded:
     reason: str
 
 
+def known_machine(cpu: CpuModel | UnseenCpu, kernel: Kernel) -> MachineSpec:
+    """Return a machine whose parts are all in the catalogue; ValueError for another."""
+    if isinstance(cpu, UnseenCpu) or kernel.path:
+        raise ValueError(f"what {cpu.name} does with kernel {kernel.name} has to be observed")
+    return MachineSpec(cpu=cpu, kernel=kernel)
+
+
 def matrix(
-    selection: str | None, wanted: Dimensions, default_base: Base
+    selection: str | None,
+    wanted: Dimensions,
+    default_base: Base,
+    machine: MakeMachine = known_machine,
 ) -> tuple[list[Scenario], list[Excluded]]:
     """Return the cells to run, in a stable order and each once, and those left out with a reason.
 
     Given dimensions replace the selection's; without a selection the others take their defaults.
-    Raises UsageError for an unknown selection and for two workloads of one name.
+    ``machine`` makes one of a CPU and a kernel: with any but the catalogue's, it has to look. Raises
+    UsageError for an unknown selection and for two workloads of one name, and what ``machine`` raises.
     """
     places: dict[str, str] = {}
     for one in wanted.workload:
@@ -66,7 +79,7 @@ def matrix(
     cells: dict[str, Scenario] = {}
     excluded: dict[str, Excluded] = {}
     for start in _selected(selection, default_base):
-        for cell in _replaced(start, wanted):
+        for cell in _replaced(start, wanted, machine):
             reason = senseless(cell)
             if reason:
                 excluded[cell.id] = Excluded(scenario=cell, reason=reason)
@@ -206,10 +219,10 @@ def _full(start: Scenario) -> Iterator[Scenario]:
         workload=tuple(load_workload(name) for name in available_workloads()),
     )
     yield from _standard(start)
-    yield from _replaced(start, everything)
+    yield from _replaced(start, everything, known_machine)
 
 
-def _replaced(cell: Scenario, wanted: Dimensions) -> Iterator[Scenario]:
+def _replaced(cell: Scenario, wanted: Dimensions, machine: MakeMachine) -> Iterator[Scenario]:
     """Yield the cell with every combination of the given values in place of its own."""
 
     def values(given: Sequence[object], own: object) -> Sequence[object]:
@@ -237,8 +250,8 @@ def _replaced(cell: Scenario, wanted: Dimensions) -> Iterator[Scenario]:
             cell,
             criu_dump=criu[0],
             criu_restore=criu[1],
-            source=MachineSpec(cpu=cpu[0], kernel=kernel[0]),
-            target=MachineSpec(cpu=cpu[1], kernel=kernel[1]),
+            source=machine(cpu[0], kernel[0]),
+            target=machine(cpu[1], kernel[1]),
             module=module,
             driver=driver,
             base=base,

@@ -99,7 +99,9 @@ def _protection(
 
 
 def is_kernel(release: str, kernel: Kernel) -> bool:
-    """Whether uname's release is one of the kernel's series."""
+    """Whether uname's release is that of the user's kernel, or one of the kernel's series."""
+    if kernel.release is not None:
+        return release == kernel.release
     return release == kernel.name or release.startswith((f"{kernel.name}.", f"{kernel.name}-"))
 
 

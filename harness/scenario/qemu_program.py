@@ -1,12 +1,15 @@
 """Which QEMU machines run on: the provided bundle, or one the user names, if it can do what is needed."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.catalogue.cpus import CPUS
+from harness.catalogue.names import suggestion
 from harness.core.deadline import Deadline
-from harness.core.errors import HostError
+from harness.core.errors import HostError, UsageError
 from harness.core.process import run
 from harness.provision.bundle import host_tools
 from harness.provision.context import Provision
@@ -14,6 +17,11 @@ from harness.provision.context import Provision
 _PROGRAM = "qemu-system-aarch64"
 # QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)
 _VERSION = re.compile(r"QEMU emulator version (?P<version>(?P<major>\d+)\.[\d.]+)")
+# Available CPUs:\n  a64fx\n  arm1026
+_CPU_LINE = re.compile(r"^ +([\w.-]+)$", re.MULTILINE)
+# qemu-system-aarch64: Invalid CPU model: cortex-m3\nThe valid models are: cortex-a7, cortex-a15
+_VALID = re.compile(r"valid models are: (.*)")
+_FIRST_CPU = "/machine/unattached/device[0]"
 _LEAST_MAJOR = 11  # hostfwd=unix:, which keeps the guest's engine off every TCP port
 
 
@@ -63,3 +71,31 @@ def _checked_version(command: tuple[str, ...], name: str) -> str:
     if not re.search(r"^virt\b", machines.text, re.MULTILINE):
         raise HostError(f"{name} has no machine type virt", hint="leave --qemu out to use the provided one")
     return found["version"]
+
+
+def check_cpu(program: QemuProgram, text: str) -> None:
+    """Raise UsageError unless this QEMU has a CPU ``text`` that runs arm64 kernels; it lists near names."""
+    name = text.partition(",")[0]
+    model = run([*program.command, "-cpu", "help"], Deadline.after(20, "QEMU's list of CPUs"))
+    known = _CPU_LINE.findall(model.text)
+    if name not in known:
+        raise UsageError(f"unknown CPU {text!r}", hint=suggestion(name, {*known, *CPUS}))
+    questions = (
+        {"execute": "qmp_capabilities"},
+        {"execute": "qom-get", "arguments": {"path": _FIRST_CPU, "property": "aarch64"}},
+        {"execute": "quit"},
+    )
+    words = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "virt", "-accel", "tcg", "-S"]
+    tried = run(
+        [*program.command, *words, "-cpu", text, "-qmp", "stdio"],
+        Deadline.after(20, f"QEMU with CPU {text}"),
+        stdin="".join(json.dumps(one) + "\n" for one in questions).encode(),
+    )
+    if tried.returncode != 0:
+        valid = _VALID.search(tried.error_text)
+        said = tried.error_text.splitlines()[0].partition(": ")[2] if tried.error_text else "no message"
+        raise UsageError(
+            f"QEMU refuses --cpu {text}: {said}", hint=f"there are {valid[1]}" if valid else None
+        )
+    if '{"return": true}' not in tried.text:
+        raise UsageError(f"--cpu {text} has 32 bits: no arm64 kernel runs on it")

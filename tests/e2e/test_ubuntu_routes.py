@@ -59,21 +59,21 @@ SERVER = PackageGroup(
 class NobleOfDebian(FakeArchive):
     """An archive with Ubuntu's layout whose packages are real files of Debian."""
 
-    def __init__(self, groups: tuple[str, ...], debian: Provision) -> None:
+    def __init__(self, groups: tuple[str, ...], debian: Provision, suite: str = "noble") -> None:
         super().__init__("ubuntu")
         for group in groups:
             for locked, path in obtain(group, debian).packages:
                 data = path.read_bytes()
                 name = f"pool/main/{locked.name[0]}/{locked.name}/{path.name}.deb"
                 self.files[name] = data
-                self._stanzas["noble", "arm64", locked.name] = {
+                self._stanzas[suite, "arm64", locked.name] = {
                     # Continuation lines carry nothing that the resolver reads.
                     **{key: value.split("\n")[0] for key, value in control_fields(path).items()},
                     "Filename": name,
                     "Size": str(len(data)),
                     "SHA256": hashlib.sha256(data).hexdigest(),
                 }
-        self.publish("noble")
+        self.publish(suite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +312,21 @@ def test_unprotected_packages_are_refused_as_ubuntu(tmp_path: Path, debian: Prov
     with pytest.raises(ArchiveError, match=r"/usr/bin/python3 of .* carries no branch protection: 0 paciasp"):
         check_protection(prepared)
     assert check_protection(prepared, control=True) == (False, False)
+
+
+def test_the_unprotected_control_of_ubuntu(tmp_path: Path, debian: Provision) -> None:
+    """Debian 12's real packages, which sign nothing, in the place of Ubuntu 20.04's, which sign nothing."""
+    archive = NobleOfDebian(("base-debian-12", "python-debian-12"), debian, "focal")
+    with (
+        FakeMirror(archive.files) as mirror,
+        FakeRegistry() as empty,
+        ubuntu_provision(tmp_path, (archive, mirror), empty.url) as provision,
+    ):
+        prepared, note = choose_base("ubuntu-20.04", provision)
+    assert (prepared.base, prepared.route) == (BASES["ubuntu-20.04"], Route.ARCHIVE)
+    assert "does not exist" in note
+    assert check_protection(prepared) == (False, False)
+    assert base_root(prepared).find("usr/bin/python3")
 
 
 @pytest.mark.parametrize(("name", "protected"), [("debian-13", True), ("debian-12", False)])

@@ -1,5 +1,6 @@
 """How a container base comes here: which route, what is remembered, what is refused."""
 
+import ast
 import hashlib
 import io
 import struct
@@ -7,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path, PurePath
 from socket import create_server
@@ -24,6 +25,7 @@ from harness.core.errors import (
     SignatureError,
     UsageError,
 )
+from harness.core.resources import data_directory
 from harness.provision import prepared_base
 from harness.provision.base_protection import check_protection
 from harness.provision.bases import choose_base, prepare_base
@@ -36,7 +38,7 @@ from harness.provision.fetch import Fetcher
 from harness.provision.prepared_base import ImageKind, PreparedBase, Route, forget
 from harness.provision.settings import Settings
 
-UBUNTU = BASES["ubuntu-24.04"]
+UBUNTU, FOCAL = BASES["ubuntu-24.04"], BASES["ubuntu-20.04"]
 PACIASP, AUTIASP, RET = 0xD503233F, 0xD50323BF, 0xD65F03C0
 PYTHON, LIBC = "usr/bin/python3", "usr/lib/aarch64-linux-gnu/libc.so.6"
 
@@ -63,21 +65,27 @@ def tar(**files: bytes) -> bytes:
 
 
 @cache
-def small_archive(name: str, suite: str) -> FakeArchive:
+def small_archive(name: str, **suites: bytes) -> FakeArchive:
+    """An archive with the packages of a base in each suite, libc and python3 with the code given for it."""
     made = FakeArchive(name)
-    for package in ("base-files", "base-passwd", "bash", "coreutils", "dash", "libc-bin", "sed", "grep"):
-        made.add_package(package, suite=suite)
-    made.add_package("libc6", suite=suite, files={LIBC: SIGNED})
-    made.add_package("python3-minimal", suite=suite, Depends="libc6", files={PYTHON: SIGNED})
-    made.publish(suite)
+    for at, (suite, code) in enumerate(suites.items(), start=1):
+        add = partial(made.add_package, version=str(at), suite=suite)
+        for package in ("base-files", "base-passwd", "bash", "coreutils", "dash", "libc-bin", "sed", "grep"):
+            add(package)
+        add("libc6", files={LIBC: code})
+        add("python3-minimal", Depends="libc6", files={PYTHON: code})
+        made.publish(suite)
     return made
+
+
+UBUNTUS = small_archive("ubuntu", noble=SIGNED, focal=PLAIN)
 
 
 class World:
     """Debian's and Ubuntu's archive and a registry on the loopback interface."""
 
     def __init__(self) -> None:
-        self.debian, self.ubuntu = small_archive("debian", "trixie"), small_archive("ubuntu", "noble")
+        self.debian, self.ubuntu = small_archive("debian", trixie=SIGNED), UBUNTUS
         self.ubuntu_files = dict(self.ubuntu.files)
         self.debian_mirror, self.ubuntu_mirror = FakeMirror(self.debian.files), FakeMirror(self.ubuntu_files)
         self.registry = FakeRegistry()
@@ -86,8 +94,8 @@ class World:
         with closing(create_server(("127.0.0.1", 0))) as gone:
             self.nowhere = f"http://127.0.0.1:{gone.getsockname()[1]}"
 
-    def put(self, image: FakeImage, platform: str) -> None:
-        self.index_digest = self.registry.add("library/ubuntu", "24.04", make_index((image, platform)), image)
+    def put(self, image: FakeImage, platform: str, tag: str = "24.04") -> None:
+        self.index_digest = self.registry.add("library/ubuntu", tag, make_index((image, platform)), image)
 
     def provision(
         self, root: Path, *, offline: bool = False, registry: str = "", ubuntu: str = ""
@@ -151,6 +159,31 @@ def test_archive_when_the_registry_has_no_image_for_us(tmp_path: Path, world: Wo
     assert (prepared.route, prepared.kind) == (Route.ARCHIVE, ImageKind.IMPORT)
     assert (prepared.index_digest, prepared.manifest_digest) == (None, None)
     assert "of the archive's packages; not of a registry: " in note
+
+
+@pytest.mark.parametrize("route", [Route.REGISTRY, Route.ARCHIVE])
+def test_the_unprotected_control_comes_by_the_same_routes(tmp_path: Path, world: World, route: Route) -> None:
+    """Small packages and layers that stand in for Ubuntu 20.04's; their code signs nothing, as declared."""
+    if route is Route.REGISTRY:
+        world.put(make_image([tar(**{LIBC: PLAIN}), tar(etc__release=b"focal")]), "linux/arm64", "20.04")
+    with world.provision(tmp_path) as provision:
+        prepared, note = choose_base("ubuntu-20.04", provision)
+    assert (prepared.base, prepared.route, prepared.reference) == (FOCAL, route, "ubuntu:20.04")
+    assert check_protection(prepared) == (False, False)
+    assert "ubuntu-20.04" in note
+    assert prepared.python_layer is not None
+    with tarfile.open(prepared.python_layer) as layer:
+        python = layer.extractfile(PYTHON)
+        assert python is not None
+        assert python.read() == PLAIN
+
+
+def test_workloads_in_python_keep_to_the_syntax_of_the_oldest_base() -> None:
+    """Ubuntu 20.04 has Python 3.8."""
+    programs = list(data_directory("workloads").glob("*/*.py"))
+    assert programs
+    for program in programs:
+        ast.parse(program.read_text("utf-8"), filename=str(program), feature_version=(3, 8))
 
 
 def test_a_wrong_digest_is_not_passed_over(tmp_path: Path, world: World) -> None:

@@ -55,7 +55,7 @@ def test_near_names_are_offered_and_otherwise_all() -> None:
     with pytest.raises(UsageError, match="did you mean neoverse-n1"):
         cpu("Neoverse-N1")
     with pytest.raises(
-        UsageError, match=r"unknown base 'alpine'; known: debian-12, debian-13, ubuntu-24\.04"
+        UsageError, match=r"unknown base 'alpine'; known: debian-12, debian-13, ubuntu-20\.04, ubuntu-24\.04"
     ):
         base("alpine")
     with pytest.raises(UsageError, match="known: none"):

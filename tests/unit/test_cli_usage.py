@@ -16,13 +16,14 @@ from harness.cli import cache as cache_commands
 from harness.core.errors import HarnessError, MachineDiedError, NetworkError, UsageError
 from harness.provision.cache import Cache
 from harness.provision.lock import LockedGroup, LockedPackage
-from harness.scenario import choices
+from harness.provision.sizes import size
 
 
 @pytest.fixture(autouse=True)
 def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRIU_PAC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("CRIU_PAC_OFFLINE", "1")  # QEMU is not fetched to ask it for a CPU
     monkeypatch.chdir(tmp_path)
 
 
@@ -32,7 +33,8 @@ def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("frob", "frob"),
         ("repro --cpux 1", "--cpux"),
         ("repro extra", "extra"),
-        ("repro --cpu neoverse-v3", "unknown CPU 'neoverse-v3'; did you mean neoverse-v1"),
+        ("repro --cpu neoverse,v3", "unknown CPU 'neoverse,v3'; did you mean neoverse-v1"),
+        ("repro --kernel ./nowhere", "nowhere: no such file or directory"),
         ("repro --criu 3.17", "unknown CRIU '3.17'"),
         ("repro --criu 3.17.1:9", "unknown CRIU '9'"),
         ("repro --base debian13", "unknown base 'debian13'; did you mean debian-13"),
@@ -65,6 +67,13 @@ def test_wrong_usage_is_one_line_and_64(
     assert re.fullmatch(r"criu-pac: error: .+; exit code 64\n", err)
     assert told in err
     assert not (tmp_path / "criu-pac-results").exists()
+
+
+def test_a_slip_in_a_cpu_is_told_where_qemu_cannot_be_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["repro", "--cpu", "neoverse-v3"]) == 64
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("criu-pac: error: unknown CPU 'neoverse-v3'; did you mean neoverse-v1")
+    assert "QEMU, which may know more, cannot be had" in line
 
 
 @pytest.mark.parametrize("arguments", [[], ["cache"]])
@@ -125,10 +134,10 @@ def test_a_fault_of_the_harness_does_not_look_like_a_regression(
 def test_the_module_is_the_command() -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    argv = [sys.executable, "-m", "harness", "repro", "--cpu", "z80"]
+    argv = [sys.executable, "-m", "harness", "repro", "--driver", "z80"]
     done = subprocess.run(argv, capture_output=True, env=environment, timeout=60, check=False)
     assert done.returncode == 64
-    assert done.stderr.startswith(b"criu-pac: error: unknown CPU 'z80'")
+    assert done.stderr.startswith(b"criu-pac: error: unknown driver 'z80'")
 
 
 def test_orphaned_run_directories_are_swept(tmp_path: Path) -> None:
@@ -206,10 +215,10 @@ def test_what_changed_in_the_lock_is_one_line_each() -> None:
     ("text", "count"), [("5G", 5_000_000_000), ("500 MB", 500_000_000), ("1.5k", 1500), ("7", 7)]
 )
 def test_sizes(text: str, count: int) -> None:
-    assert choices.size(text) == count
+    assert size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "G", "-1", "5GiB", "1e3"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError):
-        choices.size(text)
+        size(text)

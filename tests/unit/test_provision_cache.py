@@ -174,6 +174,33 @@ def test_prune_takes_the_least_recently_used(tmp_path: Path) -> None:
     assert [entry.key for entry in cache.prune(max_bytes=entries[1].size)] == ["old"]
 
 
+def test_a_kind_is_pruned_alone_and_never_what_is_in_use(tmp_path: Path) -> None:
+    user, cache = Cache(tmp_path), Cache(tmp_path)
+    for at, key in enumerate(("used", "old", "new"), start=1):
+        cache.artifact("template", key, fill)
+        os.utime(tmp_path / "uses" / f"template-{key}", (at, at))
+    bundle = cache.artifact("bundle", "oldest", fill)
+    os.utime(tmp_path / "uses" / "bundle-oldest", (0, 0))
+    cache.close()
+    assert user.existing_artifact("template", "used")
+    os.utime(tmp_path / "uses" / "template-used", (1, 1))
+    one = next(entry.size for entry in cache.list_entries() if entry.key == "new")
+    assert [entry.key for entry in cache.prune_kind("template", 2 * one)] == ["old"]
+    assert [entry.key for entry in cache.prune_kind("template", 0)] == ["new"]
+    assert cache.prune_kind("template", 0) == ()
+    assert bundle.is_dir()
+
+
+def test_what_is_made_again_was_used_just_now(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.artifact("template", "again", fill)
+    cache.close()
+    os.utime(tmp_path / "uses" / "template-again", (1, 1))
+    assert len(cache.prune()) == 1
+    cache.artifact("template", "again", fill)
+    assert cache.list_entries()[0].last_used > 1
+
+
 def test_prune_sweeps_leftovers(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     part = cache.partial("0" * 64)

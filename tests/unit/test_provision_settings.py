@@ -6,7 +6,7 @@ import pytest
 
 from harness.core.errors import HostError, UsageError
 from harness.provision.apt_sources import host_mirrors
-from harness.provision.settings import Settings, host_architecture
+from harness.provision.settings import TEMPLATES_MAX, Settings, host_architecture
 
 DEB822 = """\
 # a comment
@@ -116,3 +116,14 @@ def test_unserved_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(HostError, match="this machine is riscv64"):
         host_architecture()
+
+
+@pytest.mark.parametrize(("text", "limit"), [("", TEMPLATES_MAX), ("2.5G", 2_500_000_000), ("0", 0)])
+def test_the_limit_of_templates(tmp_path: Path, text: str, limit: int) -> None:
+    settings = Settings.from_environment({"CRIU_PAC_TEMPLATES_MAX": text}, apt=tmp_path)
+    assert settings.templates_max == limit
+
+
+def test_a_limit_that_is_no_size_names_its_variable(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="CRIU_PAC_TEMPLATES_MAX: 'many' is no size"):
+        Settings.from_environment({"CRIU_PAC_TEMPLATES_MAX": "many"}, apt=tmp_path)

@@ -79,13 +79,15 @@ def entry(kind: str, key: str, size: int, *, in_use: bool = False) -> Entry:
 
 def test_the_inventory_sums_downloads_and_lists_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     entries = [entry("blobs", f"{n:064x}", 1_000_000) for n in range(3)]
-    print_inventory([*entries, entry("template", "ab" * 16, 2_500_000, in_use=True)], width=80)
+    print_inventory(
+        [*entries, entry("template", "ab" * 16, 2_500_000, in_use=True)], templates_max=10**10, width=80
+    )
     lines = capsys.readouterr().out.splitlines()
     assert any("3 files" in line and "3.0 MB" in line and line.rstrip().endswith("no") for line in lines)
     assert any("abababab" in line and "1970-01-02" in line and "yes" in line for line in lines)
-    assert lines[-1] == "4 entries, 5.5 MB"
+    assert lines[-2:] == ["templates: 1, 2.5 MB of at most 10.0 GB", "4 entries, 5.5 MB"]
 
 
 def test_an_empty_cache_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
-    print_inventory([])
+    print_inventory([], templates_max=1)
     assert capsys.readouterr().out == "0 entries, 0 bytes\n"

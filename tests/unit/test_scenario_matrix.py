@@ -145,7 +145,9 @@ def test_a_base_without_the_packages_of_a_workload_is_left_out() -> None:
     wanted = Dimensions(workload=(load_workload("redis"),), base=tuple(BASES.values()))
     chosen, excluded = matrix(None, wanted, BASE)
     assert {cell.base.name for cell in chosen} == {"debian-12", "debian-13"}
-    assert {one.reason for one in excluded} == {"the base ubuntu-24.04 has no redis"}
+    assert {one.reason for one in excluded} == {
+        f"the base ubuntu-{release} has no redis" for release in ("20.04", "24.04")
+    }
 
 
 @pytest.mark.parametrize(("selection", "count"), [("full", 27), ("standard", 1), ("smoke", 40)])
