@@ -1,6 +1,6 @@
 """pac-keys.img for inspection: which threads have keys, as fingerprints, never the keys themselves.
 
-The format is described in docs/key-file-format.md; src/keyfile_read.c is the other reader, and
+The format is described in docs/reference/key-file-format.md; src/keyfile_read.c is the other reader, and
 both give the same problem for the same bytes.
 """
 

@@ -18,7 +18,7 @@ OFFICIAL_MIRRORS: Mapping[str, str] = {
     "ubuntu": "http://ports.ubuntu.com/ubuntu-ports",
 }
 DOCKER_HUB = "https://registry-1.docker.io"
-TEMPLATES_MAX = 10 * 10**9  # bytes: about twenty-five machines
+TEMPLATES_MAX = 20 * 10**9  # bytes: about fifty machines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

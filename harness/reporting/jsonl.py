@@ -1,4 +1,4 @@
-"""results.jsonl: one JSON object per arm and line (schema in docs/results.md)."""
+"""results.jsonl: one JSON object per arm and line (schema in docs/reference/results.md)."""
 
 import fcntl
 import json

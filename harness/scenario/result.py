@@ -60,7 +60,7 @@ class ScenarioResult:
     qemu: str | None
 
     def record(self) -> dict[str, Any]:
-        """Return the object that stands for this result in results.jsonl (schema in docs/results.md)."""
+        """Return the object for this result in results.jsonl (schema in docs/reference/results.md)."""
         cell, registers = self.scenario, self.registers
         return {
             "schema": SCHEMA,

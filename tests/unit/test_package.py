@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 NAME = f"criu_pac_harness-{__version__}"
 DIRECTORIES = {".github", "benchmarks", "containers", "docs", "examples", "harness", "tests", "workloads"}
 FILES = {".gitignore", "CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "action.yml", "conftest.py"}
+FILES |= {"CONTRIBUTING.md", "README.zh-CN.md", "SECURITY.md", "mkdocs.yml", "mkdocs_hooks.py"}
 FILES |= {"pyproject.toml", "tox.ini"}
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
 # What work leaves behind in a tree.

@@ -15,7 +15,7 @@ from harness.reporting.jsonl import FIELDS, append_result, merge_results, read_r
 from harness.reporting.record import write_record
 from harness.scenario.fake_results import arms, result, results
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "results.md"
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -173,8 +173,8 @@ def test_a_line_that_is_none_is_seen(line: str, told: str) -> None:
 def test_what_prepares_a_runner_is_how_the_readme_begins() -> None:
     [line] = [step["run"] for step in steps_of(PREPARE) if "run" in step]
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert f"    {line} && {TOX}\n" in readme
-    assert f"    {line} && {TOX} -e repro\n" in readme
+    assert f"\n{line} && {TOX}\n" in readme
+    assert f"\n{line} && {TOX} -e repro\n" in readme
 
 
 def test_the_action_gives_the_harness_what_it_was_given() -> None:
@@ -189,7 +189,7 @@ def test_the_action_gives_the_harness_what_it_was_given() -> None:
 
 
 def test_what_the_action_takes_by_default_is_the_default_and_documented() -> None:
-    table = (ROOT / "docs" / "ci.md").read_text("utf-8")
+    table = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")
     given = {name: one["default"] for name, one in document(ROOT / "action.yml")["inputs"].items()}
     defaults = {"criu": DEFAULT_CRIU.name, "kernel": DEFAULT_KERNEL.name, "cpu": DEFAULT_CPU.name}
     assert given == {**defaults, "workload": "python-sleeper"}

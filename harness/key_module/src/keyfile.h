@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * pac-keys.img, format version 2: a header, one record per thread, a SHA-256 of all that.
- * docs/key-file-format.md is the description; harness/key_module/keyfile.py the other reader.
+ * docs/reference/key-file-format.md is the description; harness/key_module/keyfile.py the other reader.
  */
 #ifndef PAC_KEYFILE_H
 #define PAC_KEYFILE_H
