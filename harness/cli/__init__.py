@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import build, cache, keys, matrix, module, repro, shell
+from harness.cli import build, cache, doctor, keys, matrix, module, repro, shell
 from harness.core.errors import ExitCode, HarnessError
 
 PROGRAM = "criu-pac"
@@ -29,6 +29,7 @@ app.command("show")(matrix.show)
 app.command("diff")(matrix.diff)
 app.command("report")(matrix.report)
 app.command("shell")(shell.shell)
+app.command("doctor")(doctor.doctor)
 app.add_typer(cache.app, name="cache")
 app.add_typer(build.app, name="build")
 app.add_typer(module.app, name="module")

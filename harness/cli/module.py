@@ -12,7 +12,7 @@ from harness.cli.groups import command_group
 from harness.cli.session import Verbosity, provisioned, session
 from harness.core.deadline import Deadline
 from harness.core.errors import ExitCode, UsageError
-from harness.core.process import run
+from harness.core.process import CommandResult, run
 from harness.key_module import install as installation
 from harness.key_module.build import PLUGIN_NAME, build_check, build_plugin, check_key, plugin_key
 from harness.key_module.inspect import describe
@@ -102,13 +102,21 @@ def verify(images: Images, *, verbose: Verbosity = 0) -> int:
         typer.echo(f"this machine is {here}, not {ARM64}: whether it could take the keys was not checked")
         return ExitCode.REGRESSION if foreign else ExitCode.OK
     with provisioned(verbose) as provision:
-        cache = provision.cache
-        built = cache.artifact(
-            "key-module-check", check_key()[:32], lambda work: _build_check(work / "check", cache.root)
-        )
-        answer = run([built / "check", images], Deadline.after(60, "the check of the images"))
+        answer = ask_module(provision, images)
     typer.echo(answer.text.rstrip() or answer.error_text.rstrip())
     return answer.returncode
+
+
+def ask_module(provision: Provision, images: Path) -> CommandResult:
+    """Return what the module says to an images directory on this arm64 machine; exit code 1: no.
+
+    Raises HostError where the program that asks it can be neither found nor compiled.
+    """
+    cache = provision.cache
+    built = cache.artifact(
+        "key-module-check", check_key()[:32], lambda work: _build_check(work / "check", cache.root)
+    )
+    return run([built / "check", images], Deadline.after(60, "the check of the images"))
 
 
 @app.command("status")

@@ -63,6 +63,13 @@ def save(pid: int) -> KeyFile:
         )
 
 
+def pac_mask(pid: int) -> int | None:
+    """Return the PAC bits of a process's code pointers, None without PAC; raises as ``save``."""
+    with _stopped_tree(pid) as threads:
+        masks = _read(threads[0].tid, _PAC_MASK, 2 * _MASK_SIZE)
+        return None if masks is None else int.from_bytes(masks[_MASK_SIZE:], "little")
+
+
 def load(pid: int, file: KeyFile) -> int:
     """Give every thread of a process tree its keys from ``file`` and return how many there were.
 

@@ -17,6 +17,8 @@ _AUTIBSP = 0xD50323FF
 # The combined forms are undefined on CPUs without PAC.
 _RETAA = 0xD65F0BFF
 _RETAB = 0xD65F0FFF
+SIGNS = (_PACIASP, _PACIBSP)
+AUTHENTICATES = (_AUTIASP, _AUTIBSP, _RETAA, _RETAB)
 
 _SHF_EXECINSTR = 0x4
 _PF_X = 0x1
@@ -65,7 +67,7 @@ def branch_protection(data: bytes) -> BranchProtection:
         bti_note=bool(features & _FEATURE_BTI),
         paciasp=total(_PACIASP),
         pacibsp=total(_PACIBSP),
-        signed_returns=total(_AUTIASP, _AUTIBSP, _RETAA, _RETAB),
+        signed_returns=total(*AUTHENTICATES),
     )
 
 

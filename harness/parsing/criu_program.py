@@ -1,18 +1,16 @@
 """What a program of CRIU says of itself, from its bytes: nothing is run."""
 
 import re
-import struct
 from dataclasses import dataclass
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
-from harness.parsing.branch_protection import count_words
+from harness.parsing.branch_protection import AUTHENTICATES, SIGNS, count_words
 from harness.parsing.elf_needs import exported_size, needed_libraries
 from harness.parsing.elf_notes import open_aarch64
 
-_PACIASP = struct.unpack("<I", b"\x3f\x23\x03\xd5")[0]  # Arm ARM, C6.2.261: hint #25
 _SHF_EXECINSTR = 0x4
 _LIST_HEAD = 16  # cr_plugin_ctl: a list of the plugins and one per hook (criu/include/plugin.h)
 # CRIU_VERSION, a string of its own among the constants: 3.17.1, 4.2. Four numbers are 127.0.0.1.
@@ -21,13 +19,17 @@ _VERSION = re.compile(rb"(?<=\0)\d+\.\d+(?:\.\d+)?(?=\0)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CriuProgram:
-    """See CriuBuild for the first four; ``needed`` are the libraries it names, its loader first."""
+    """See CriuBuild for the first four; ``needed`` are the libraries it names, its loader first.
+
+    ``reads_gnu_hash``: it understands the vDSO of Linux 6.11 and later.
+    """
 
     version: str
     native_keys: bool
     restorer_protected: bool
     plugin_hooks: int
-    needed: tuple[str, ...]
+    reads_gnu_hash: bool
+    needed: tuple[str, ...] = ()
 
 
 def criu_program(data: bytes) -> CriuProgram:
@@ -54,9 +56,12 @@ def criu_program(data: bytes) -> CriuProgram:
         version=versions[0].decode(),
         native_keys=native,
         # The parasite and the restorer are code among the constants, compiled with one set of flags.
-        restorer_protected=any(count_words(blob, _PACIASP) for blob in blobs),
+        restorer_protected=any(
+            count_words(blob, word) for blob in blobs for word in (*SIGNS, *AUTHENTICATES)
+        ),
         plugin_hooks=table // _LIST_HEAD - 1,
         needed=(loader, *(name for name in needed if name != loader)),
+        reads_gnu_hash=b"DT_GNU_HASH" in data,
     )
 
 

@@ -78,6 +78,16 @@ class ImageRoot:
             found.append(contents[entry.layer, entry.name])
         return found
 
+    def contents(self) -> Iterator[tuple[str, bytes]]:
+        """Yield path and content of every regular file, once per content where there are hard links."""
+        for number in range(len(self._layers)):
+            names = {
+                path
+                for path, entry in self._entries.items()
+                if (entry.layer, entry.name, entry.target) == (number, path, None) and not entry.is_directory
+            }
+            yield from self._contents(number, names)
+
     def _contents(self, number: int, names: set[str]) -> Iterator[tuple[str, bytes]]:
         with self._layers[number]() as tar:
             for member in tar:

@@ -10,6 +10,7 @@ from harness.catalogue.criu_builds import CRIU_BUILDS, DEFAULT_CRIU, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL, KERNELS, Kernel
 from harness.catalogue.names import suggestion
 from harness.catalogue.outcome import Verdict
+from harness.catalogue.prediction import premises
 from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
 from harness.catalogue.workloads import Workload
 from harness.core.errors import ExitCode, UsageError
@@ -104,7 +105,9 @@ def senseless(cell: Scenario) -> str | None:
             "the policy disable-auth is for images from a CPU without PAC on one with it",
         ),
         (
-            cell.workload.language == "python" and source.cpu.pac and source.va_bits == _WIDE_ADDRESSES,
+            cell.workload.language == "python"
+            and source.va_bits == _WIDE_ADDRESSES
+            and bool(premises(cell)["chance_excluded"]),
             "codes of three bits are too few for the few frames of a Python program: chance passes them",
         ),
         (

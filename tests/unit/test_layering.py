@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up: a room imports those above it in this list, and itself.
 ROOMS = (
-    *("core", "catalogue", "parsing", "provision", "machines", "guest", "key_module"),
+    *("core", "catalogue", "parsing", "provision", "machines", "guest", "key_module", "doctor"),
     *("scenario", "reporting", "pytest_plugin", "cli"),
 )
 # These two are both doors: neither imports the other.
