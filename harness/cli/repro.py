@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,10 +17,11 @@ from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
-from harness.cli import backend, choices
+from harness.cli import backend, choices, host
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.running import RESULTS, base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned
+from harness.core import steps
 from harness.core.errors import ExitCode, HostError, UsageError
 from harness.provision.context import Provision
 from harness.reporting import progress
@@ -33,6 +34,7 @@ from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
+    from harness.scenario.native_lab import NativeLab
 
 _TIMEOUT = 120.0
 _GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
@@ -53,6 +55,7 @@ QemuOption = Annotated[
 class Request:
     """What was asked for, understood; ``timeout`` in seconds per arm."""
 
+    native: bool
     machines: tuple[MachineSpec, MachineSpec]
     criu: tuple[CriuBuild, CriuBuild]
     base: str
@@ -78,8 +81,12 @@ class Request:
 
     def command(self, base: Base) -> str:
         """Return the command line that runs the same again, with nothing left to choose."""
-        words = ["criu-pac", "repro", "--cpu", _halves(machine.cpu.name for machine in self.machines)]
-        words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
+        words = ["criu-pac", "repro"]
+        if self.native:
+            words += ["--machine", host.NATIVE]
+        else:
+            words += ["--cpu", _halves(machine.cpu.name for machine in self.machines)]
+            words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
         words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.name, "--driver", self.driver.value]
@@ -96,15 +103,28 @@ def _halves(names: Iterable[str]) -> str:
 
 def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     *,
+    machine: host.MachineOption = host.AUTO,
     cpu: Annotated[
-        str, typer.Option(metavar="MODEL|SRC:DST", help="CPU model; two: restore on another machine.")
-    ] = DEFAULT_CPU.name,
+        str | None,
+        typer.Option(
+            metavar="MODEL|SRC:DST",
+            help=f"CPU model; two: restore on another machine. Default: {DEFAULT_CPU.name}.",
+        ),
+    ] = None,
     kernel: Annotated[
-        str, typer.Option(metavar="VERSION|SRC:DST", help="Kernel; two: restore on another machine.")
-    ] = DEFAULT_KERNEL.name,
+        str | None,
+        typer.Option(
+            metavar="VERSION|SRC:DST",
+            help=f"Kernel; two: restore on another machine. Default: {DEFAULT_KERNEL.name}.",
+        ),
+    ] = None,
     criu: Annotated[
-        str, typer.Option(metavar="VERSION|DUMP:RESTORE", help="CRIU, for dump and restore.")
-    ] = DEFAULT_CRIU.name,
+        str | None,
+        typer.Option(
+            metavar="VERSION|DUMP:RESTORE",
+            help=f"CRIU, for dump and restore. Default: {DEFAULT_CRIU.name}; natively one that runs.",
+        ),
+    ] = None,
     base: BaseOption = choices.AUTO,
     workload: Annotated[str, typer.Option(metavar="NAME", help="The process that is dumped.")] = (
         "python-sleeper"
@@ -138,9 +158,14 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     if results is not None and results.exists() and not results.is_dir():
         raise UsageError(f"--results {results}: not a directory")
     choices.check_base(base)
+    native = host.is_wanted(
+        machine, {"--cpu": cpu, "--kernel": kernel, "--qemu": qemu, "--keep": keep, "--control": control}
+    )
     request = Request(
-        machines=choices.machines(cpu, kernel),
-        criu=choices.criu_pair(criu),
+        native=native,
+        # On this host both are chosen when it has been looked at.
+        machines=choices.machines(cpu or DEFAULT_CPU.name, kernel or DEFAULT_KERNEL.name),
+        criu=choices.criu_pair(criu or DEFAULT_CRIU.name),
         base=base,
         workload=backend.workload(workload),
         driver=choices.driver(driver),
@@ -149,11 +174,28 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         timeout=timeout,
         qemu=qemu,
     )
-    with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
-        return _run(request, provision, lab, results, verbose=verbose > 0)
+    with provisioned(verbose) as provision:
+        if native:
+            with backend.open_native_lab(provision) as host_lab:
+                request = _on_host(request, host_lab, choose=criu is None)
+                return _run(request, provision, host_lab, results, verbose=verbose > 0)
+        with backend.open_lab(provision, qemu) as lab:
+            return _run(request, provision, lab, results, verbose=verbose > 0)
 
 
-def _run(request: Request, provision: Provision, lab: "Lab", results: Path | None, *, verbose: bool) -> int:
+def _on_host(request: Request, lab: "NativeLab", *, choose: bool) -> Request:
+    """Return the request with the host as its machine and, to ``choose``, a CRIU that shows the bug there."""
+    request = replace(request, machines=(lab.spec, lab.spec))
+    if choose:
+        build, why = backend.build_that_shows(lab)
+        steps.note(why)
+        request = replace(request, criu=(build, build))
+    return request
+
+
+def _run(
+    request: Request, provision: Provision, lab: "Lab | NativeLab", results: Path | None, *, verbose: bool
+) -> int:
     started = datetime.now(UTC)
     with progress.shown(verbose=verbose):
         chosen, _ = backend.choose_base(request.base, provision)
@@ -178,7 +220,7 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
         arms,
         lambda arm: backend.run_arm(arm, bases[arm.scenario.base.name], lab, options),
         stop,
-        at_once=default_parallelism(len(arms)),
+        at_once=1 if request.native else default_parallelism(len(arms)),
         linger=request.keep,
     ) as running:
         with progress.shown(verbose=verbose):

@@ -119,7 +119,7 @@ class Lab(Closing):
     def _recipe(self, kind: MachineKind) -> tuple[TemplateSpec, Callable[[QemuMachine], Mapping[str, str]]]:
         """Return what a template is made from, and how the machine is prepared."""
         files = self._files(kind)
-        context, workloads = self._build_context(kind.base)
+        context, workloads = self.build_context(kind.base)
         key = content_key(
             *(
                 _PREPARATION,
@@ -220,10 +220,11 @@ class Lab(Closing):
             kernel=boot.kernel,
             initramfs=boot.initramfs,
             root=root_image(self.provision, kind.guest_group),
-            tools=tools_image(self.provision, self._tools(kind.builds)),
+            tools=tools_image(self.provision, self.tools(kind.builds)),
         )
 
-    def _tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
+    def tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
+        """Return what has its place below TOOLS: probe, key module, mask, and the bundles of ``builds``."""
         cache = self.provision.cache
         probe = cache.artifact(
             "probe", probe_key()[:32], lambda work: _built(build_probe, work / "pacprobe", cache.root)
@@ -249,7 +250,7 @@ class Lab(Closing):
             parts.append(Part(place=f"criu/{group}", path=root, digest=digest))
         return parts
 
-    def _build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
+    def build_context(self, base: PreparedBase) -> tuple[bytes, list[str]]:
         """Return the docker build context and the compiled workloads' places in the container."""
         recipe = data_directory("containers") / ("user" if base.base.tar else base.base.name) / "Dockerfile"
         files = {"Dockerfile": recipe.read_bytes()}

@@ -27,18 +27,17 @@ from harness.guest.probe_results import CoreReport, parse
 from harness.guest.runc import Runc
 from harness.guest.workload import RunningWorkload
 from harness.machines.protocol import Machine, check
-from harness.machines.template import Template
 from harness.parsing.kernel_fault import KernelFault, parse_faults
 from harness.parsing.pac import chance, pac_bits, width
 from harness.provision.prepared_base import PreparedBase
 from harness.scenario.evidence import collect, collect_hang, read_kernel_log
 from harness.scenario.hang import end_hang
-from harness.scenario.lab import Lab, MachineKind
+from harness.scenario.lab import MachineKind
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
 from harness.scenario.premises import PremiseObserver, declare_criu, declare_keys_change
 from harness.scenario.result import Registers, ScenarioResult
-from harness.scenario.site import Site
+from harness.scenario.site import Laboratory, Prepared, Site
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class ScenarioRun:
     """One scenario on its way; a test sabotages a run by overriding ``criu`` or ``between``."""
 
     def __init__(
-        self, arm: str, scenario: Scenario, base: PreparedBase, lab: Lab, options: RunOptions
+        self, arm: str, scenario: Scenario, base: PreparedBase, lab: Laboratory, options: RunOptions
     ) -> None:
         self.arm = arm
         self.scenario = scenario
@@ -146,7 +145,7 @@ class ScenarioRun:
             self._in_clone(site, target)
 
     @contextmanager
-    def _site(self, template: Template, evidence: Path) -> Iterator[Site]:
+    def _site(self, template: Prepared, evidence: Path) -> Iterator[Site]:
         """Give a clone to work in; its evidence is collected before it goes."""
         with self._phase("clone"):
             machine = self.lab.clone(template)
@@ -166,7 +165,7 @@ class ScenarioRun:
                 else:
                     self.lab.release(machine)
 
-    def _in_clone(self, site: Site, target: Template) -> None:
+    def _in_clone(self, site: Site, target: Prepared) -> None:
         self.seen.template = site.facts
         premises = PremiseObserver(self.scenario, self.seen)
         driver = self.driver(site)
@@ -195,7 +194,7 @@ class ScenarioRun:
         source: Site,
         driver: CheckpointDriver,
         running: RunningWorkload,
-        template: Template,
+        template: Prepared,
         premises: PremiseObserver,
     ) -> None:
         """Dump here, restore in a clone of ``template``."""
@@ -392,7 +391,7 @@ def _unused(path: Path) -> Path:
 
 
 def run_scenario(
-    arm: str, scenario: Scenario, base: PreparedBase, lab: Lab, options: RunOptions
+    arm: str, scenario: Scenario, base: PreparedBase, lab: Laboratory, options: RunOptions
 ) -> ScenarioResult:
     """Run one scenario; see ScenarioRun.run."""
     return ScenarioRun(arm, scenario, base, lab, options).run()
