@@ -32,9 +32,9 @@ def open_native_lab(provision: Provision) -> "NativeLab":
     return NativeLab(provision)
 
 
-def build_that_shows(lab: "NativeLab") -> tuple[CriuBuild, str]:
-    """Return the CRIU that shows the bug on the host, and why that one."""
-    from harness.scenario.native_lab import build_that_shows as chosen  # noqa: PLC0415 -- as above
+def builds_that_show(lab: "NativeLab") -> tuple[CriuBuild, CriuBuild | None, str]:
+    """Return the CRIU that shows the bug on the host, one to compare with (or None), and why."""
+    from harness.scenario.native_lab import builds_that_show as chosen  # noqa: PLC0415 -- as above
 
     return chosen(lab.spec)
 

@@ -28,7 +28,7 @@ from harness.reporting import progress
 from harness.reporting.jsonl import append_result
 from harness.reporting.record import write_record
 from harness.reporting.table import print_results
-from harness.scenario.arms import Arm, repro_arms, repro_exit
+from harness.scenario.arms import Arm, native_keys_arm, repro_arms, repro_exit
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -65,10 +65,11 @@ class Request:
     keep: bool
     timeout: float
     qemu: Path | None
+    beside: CriuBuild | None = None
 
     def arms(self, base: Base) -> tuple[Arm, ...]:
         """Return the arms on ``base``; raises UsageError."""
-        return repro_arms(
+        arms = repro_arms(
             source=self.machines[0],
             target=self.machines[1],
             criu_dump=self.criu[0],
@@ -78,6 +79,7 @@ class Request:
             driver=self.driver,
             control=self.control,
         )
+        return (*arms, native_keys_arm(arms[0], self.beside)) if self.beside else arms
 
     def command(self, base: Base) -> str:
         """Return the command line that runs the same again, with nothing left to choose."""
@@ -87,7 +89,8 @@ class Request:
         else:
             words += ["--cpu", _halves(machine.cpu.name for machine in self.machines)]
             words += ["--kernel", _halves(machine.kernel.name for machine in self.machines)]
-        words += ["--criu", _halves(build.spelled for build in self.criu)]
+        if not self.beside:  # else the host chooses the same again
+            words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.name, "--driver", self.driver.value]
         words += ["--timeout", f"{self.timeout:g}"]
@@ -187,9 +190,9 @@ def _on_host(request: Request, lab: "NativeLab", *, choose: bool) -> Request:
     """Return the request with the host as its machine and, to ``choose``, a CRIU that shows the bug there."""
     request = replace(request, machines=(lab.spec, lab.spec))
     if choose:
-        build, why = backend.build_that_shows(lab)
+        build, beside, why = backend.builds_that_show(lab)
         steps.note(why)
-        request = replace(request, criu=(build, build))
+        request = replace(request, criu=(build, build), beside=beside)
     return request
 
 
@@ -205,7 +208,13 @@ def _run(
         _ = lab.qemu_version
     command = request.command(chosen.base)
     directory = results.absolute() if results else new_directory(started)
-    options = RunOptions(results=directory, timeout=request.timeout, keep=request.keep, command=command)
+    options = RunOptions(
+        results=directory,
+        timeout=request.timeout,
+        keep=request.keep,
+        command=command,
+        builds=_all_builds(arms) if request.native else (),  # one container for all of them
+    )
 
     def record() -> None:
         used = {**lab.manifest(), "bases": {name: base_record(one) for name, one in bases.items()}}
@@ -230,6 +239,11 @@ def _run(
         if request.keep:
             _wait_for_interrupt()
         return code
+
+
+def _all_builds(arms: Sequence[Arm]) -> tuple[CriuBuild, ...]:
+    builds = [build for arm in arms for build in (arm.scenario.criu_dump, arm.scenario.criu_restore)]
+    return tuple({build.name: build for build in builds}.values())
 
 
 def _collected(

@@ -2,9 +2,11 @@
 
 import os
 import platform
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness.core import process
 from harness.core.closing import Closing
@@ -14,6 +16,7 @@ from harness.core.process import CommandResult
 
 _AT_HWCAP = 16  # include/uapi/linux/auxvec.h
 _HWCAP_PACA = 1 << 30  # arch/arm64/include/uapi/asm/hwcap.h
+_LOCAL = re.compile(r"localhost|127(\.\d+){3}|::1")
 _SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 # Of sudo with `timeout`: for the kill to have happened before the caller gives up.
 _KILL_SECONDS = 5.0
@@ -47,8 +50,9 @@ def docker_url() -> str:
     if not url:
         socket = next((path for path in _SOCKETS if Path(path).exists()), _SOCKETS[0])
         return f"unix://{socket}"
-    local = ("unix://", "tcp://127.", "tcp://localhost", "tcp://[::1]")
-    if not url.startswith(local):
+    where = urlsplit(url)
+    local = where.scheme == "unix" or (where.scheme == "tcp" and _LOCAL.fullmatch(where.hostname or ""))
+    if not local:
         raise HostError(f"DOCKER_HOST={url} is no engine of this host", hint="unset it, or --machine qemu")
     return url
 

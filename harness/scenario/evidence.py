@@ -19,8 +19,8 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
 from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT, WORK
 from harness.guest.native import KERNEL_LOG_MARK
+from harness.machines.console import Console
 from harness.machines.protocol import Machine, check
-from harness.machines.qemu import QemuMachine
 from harness.scenario.observation import Observation
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ def collect(machine: Machine, seen: Observation, directory: Path, *, command: st
 
     attempt("files of the guest", lambda: _guest_files(machine, directory))
     attempt("kernel log", lambda: _write(directory / "kernel.log", read_kernel_log(machine)))
-    if isinstance(machine, QemuMachine):
-        console = machine.console
+    console: Console | None = getattr(machine, "console", None)
+    if console is not None:  # the host has none of its own
         attempt("console log", lambda: _write(directory / "console.log", console.text()))
     if command:
         attempt("command", lambda: _write(directory / "command.txt", f"{command}\n"))

@@ -92,7 +92,8 @@ class NativeLab(Closing):
         with self._mutex:
             self._check_open()
             if key not in self._prepared:
-                check_protection(kind.base)
+                if kind.base.base.tar:  # of one in the catalogue it is known, and seen in the container
+                    check_protection(kind.base)
                 self._prepared[key] = PreparedHost(facts=self._prepare(kind))
             return self._prepared[key]
 
@@ -174,14 +175,15 @@ def observed(facts: MachineFacts) -> MachineSpec:
     return MachineSpec(cpu=cpu, kernel=kernel)
 
 
-def build_that_shows(spec: MachineSpec) -> tuple[CriuBuild, str]:
-    """Return the CRIU that shows the bug on this machine, and why it is that one."""
+def builds_that_show(spec: MachineSpec) -> tuple[CriuBuild, CriuBuild | None, str]:
+    """Return the CRIU that shows the bug on this machine, one to compare with (or None), and why."""
     name, release = spec.cpu.name, spec.kernel.name
     end = "SIGILL: the core traps a failed authentication (FPAC)" if spec.cpu.fpac else "SIGSEGV, a signed PC"
     if spec.kernel.version < _VDSO_WITHOUT_DT_HASH:
-        build = CRIU_BUILDS["3.17.1"]
+        build, beside = CRIU_BUILDS["3.17.1"], None
         why = f"it leaves PAC keys alone and runs on this kernel ({release}, before 6.11)"
     else:
-        build = CRIU_BUILDS["4.2.1-nopac"]
+        build, beside = CRIU_BUILDS["4.2.1-nopac"], CRIU_BUILDS["4.2.1"]
         why = f"3.17.1 cannot read the vDSO of this kernel ({release}, 6.11 or later), so a {build.label}"
-    return build, f"CRIU {build.name} on this host ({name}): {why}; predicted end without keys: {end}"
+        why += ", beside 4.2.1 as it is (what that loses: --criu 4.2.1 --workload c-threads-own-keys)"
+    return build, beside, f"CRIU {build.name} on this host ({name}): {why}; without keys it ends in {end}"
