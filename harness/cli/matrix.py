@@ -1,5 +1,6 @@
 """`criu-pac matrix` and what goes with its results: show, diff, report."""
 
+import contextlib
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -12,12 +13,13 @@ import typer
 from harness.catalogue.bases import base as base_named
 from harness.catalogue.names import named
 from harness.catalogue.outcome import Verdict
-from harness.catalogue.scenario import KeyModule, Scenario
-from harness.cli import backend, choices
+from harness.catalogue.scenario import Driver, KeyModule, Scenario
+from harness.cli import backend, choices, host
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.repro import QemuOption
 from harness.cli.running import base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned, session
+from harness.core import steps
 from harness.core.errors import ExitCode, UsageError
 from harness.provision.context import Provision
 from harness.reporting import cells, page
@@ -31,6 +33,7 @@ from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
+    from harness.scenario.native_lab import NativeLab
 
 T = TypeVar("T")
 
@@ -63,6 +66,9 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     at_once: Annotated[
         int | None, typer.Option("-n", metavar="N", min=1, help="Cells at a time; default: one per core.")
     ] = None,
+    machine: Annotated[
+        str, typer.Option(metavar="qemu|native", help="Emulated machines, or this host as all of them.")
+    ] = host.QEMU,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only say which cells there are.")] = False,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
@@ -84,33 +90,72 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
         workload=_each(workload, backend.workload),
         cycles=tuple(cycles or ()),
     )
-    chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE))
-    part = _part(chosen, shard)
-    for one in excluded:
-        typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
-    if list_only:
-        for cell in part:
-            typer.echo(cell.id)
-        return ExitCode.OK
-    if not part:
-        raise UsageError("no cell is left to run")
-    builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
-    options = RunOptions(results=Path(), timeout=timeout, builds=tuple(builds.values()))
-    with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
+    native = host.is_wanted(machine, {"--kernel": kernel, "--cpu": cpu, "--qemu": qemu, "-n": at_once})
+    with contextlib.ExitStack() as stack:
+        if native:
+            provision = stack.enter_context(provisioned(verbose))
+            host_lab = stack.enter_context(backend.open_native_lab(provision))
+            wanted = _on_host(wanted, host_lab, choose=selection is None)
+        chosen, excluded = cells_of(selection, wanted, base_named(_DEFAULT_BASE))
+        part = _part(chosen, shard)
+        for one in excluded:
+            typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
+        if list_only:
+            for cell in part:
+                typer.echo(cell.id)
+            return ExitCode.OK
+        if not part:
+            raise UsageError("no cell is left to run")
+        builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
+        options = RunOptions(results=Path(), timeout=timeout, builds=tuple(builds.values()))
+        lab: Lab | NativeLab
+        if native:
+            host_lab.begin()
+            lab = host_lab
+        else:
+            provision = stack.enter_context(provisioned(verbose))
+            lab = stack.enter_context(backend.open_lab(provision, qemu))
         directory = results.absolute() if results else new_directory(datetime.now(UTC))
-        command = _command(selection, wanted, shard)
-        runner = _Runner(provision, lab, replace(options, results=directory), command)
+        command = _command(selection, wanted, shard, native=native)
+        runner = _Runner(provision, lab, replace(options, results=directory), command, native=native)
         return runner.run(arms_of(part), at_once)
+
+
+def _on_host(wanted: Dimensions, lab: "NativeLab", *, choose: bool) -> Dimensions:
+    """Return the dimensions with the host as every machine and, to ``choose``, a CRIU that shows the bug."""
+    if any(one is not Driver.CRIU for one in wanted.driver):
+        raise UsageError("--driver: engines would be given another CRIU than this host's; criu only")
+    spec, criu = lab.spec, wanted.criu
+    if choose and not criu:
+        build, beside, why = backend.builds_that_show(lab)
+        steps.note(why)
+        criu = tuple((one, one) for one in (build, beside) if one)
+    return replace(
+        wanted,
+        criu=criu,
+        cpu=((spec.cpu, spec.cpu),),
+        kernel=((spec.kernel, spec.kernel),),
+        driver=(Driver.CRIU,),
+    )
 
 
 class _Runner:
     """Runs the cells of one command into one results directory."""
 
-    def __init__(self, provision: Provision, lab: "Lab", options: RunOptions, command: str) -> None:
+    def __init__(
+        self,
+        provision: Provision,
+        lab: "Lab | NativeLab",
+        options: RunOptions,
+        command: str,
+        *,
+        native: bool = False,
+    ) -> None:
         self._provision = provision
         self._lab = lab
         self._options = options
         self._command = command
+        self._native = native
 
     def run(self, arms: Sequence[Arm], at_once: int | None) -> int:
         """Run, report, and return the exit code."""
@@ -127,13 +172,13 @@ class _Runner:
             write_record(directory, command=self._command, started=f"{started:%Y-%m-%dT%H:%M:%SZ}", used=used)
 
         def one(arm: Arm) -> ScenarioResult:
-            options = replace(self._options, command=_command_of(arm))
+            options = replace(self._options, command=_command_of(arm, native=self._native))
             return backend.run_arm(arm, bases[arm.scenario.base.name], self._lab, options)
 
         record()
         verdicts: list[Verdict] = []
         ids = [arm.scenario.id for arm in arms]
-        parallel = at_once or default_parallelism(len(arms))
+        parallel = 1 if self._native else at_once or default_parallelism(len(arms))
         with (
             cells.cells_shown(ids) as shown,
             ParallelArms(arms, one, stop, at_once=parallel) as running,
@@ -193,8 +238,10 @@ def _part(cells_: Sequence[Scenario], shard: str | None) -> list[Scenario]:
     return list(cells_[int(number) - 1 :: int(count)])
 
 
-def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> str:
+def _command(selection: str | None, wanted: Dimensions, shard: str | None, *, native: bool = False) -> str:
     words = ["criu-pac", "matrix"]
+    if native:
+        words += ["--machine", host.NATIVE]
     if selection:
         words += ["--selection", selection]
     if shard:
@@ -202,7 +249,7 @@ def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> st
     for dump, restore in wanted.criu:
         spelled = dump.spelled if dump == restore else f"{dump.spelled}:{restore.spelled}"
         words += ["--criu", spelled]
-    for name in ("kernel", "cpu"):
+    for name in () if native else ("kernel", "cpu"):
         for first, second in getattr(wanted, name):
             words += [f"--{name}", first.name if first == second else f"{first.name}:{second.name}"]
     for name in ("module", "driver"):
@@ -213,7 +260,7 @@ def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> st
     return shlex.join(words)
 
 
-def _command_of(arm: Arm) -> str:
+def _command_of(arm: Arm, *, native: bool = False) -> str:
     """Return the command that runs one cell again."""
     cell = arm.scenario
     one = Dimensions(
@@ -226,4 +273,4 @@ def _command_of(arm: Arm) -> str:
         workload=(cell.workload,),
         cycles=(cell.cycles,),
     )
-    return _command(None, one, None)
+    return _command(None, one, None, native=native)

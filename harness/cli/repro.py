@@ -181,6 +181,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         if native:
             with backend.open_native_lab(provision) as host_lab:
                 request = _on_host(request, host_lab, choose=criu is None)
+                host_lab.begin()
                 return _run(request, provision, host_lab, results, verbose=verbose > 0)
         with backend.open_lab(provision, qemu) as lab:
             return _run(request, provision, lab, results, verbose=verbose > 0)

@@ -43,9 +43,10 @@ class PreparedHost:
 
 
 class NativeLab(Closing):
-    """The host as machine. ``close`` puts back everything that was changed; from any thread.
+    """The host as machine, looked at when made and changed after ``begin``.
 
-    Raises HostError where the host cannot be a machine, NoPacError where it would show nothing.
+    ``close`` puts back everything that was changed; from any thread. Raises HostError where the
+    host cannot be a machine, NoPacError where it would show nothing.
     """
 
     def __init__(self, provision: Provision) -> None:
@@ -62,17 +63,24 @@ class NativeLab(Closing):
                 "pointer authentication (no paca in /proc/cpuinfo)",
                 hint="emulate a machine that has it: --machine qemu",
             )
-        probe = next(part.path for part in self._parts.tools(()) if part.place == "bin/pacprobe")
-        self.facts = _probed(probe)
+        self._probe = next(part.path for part in self._parts.tools(()) if part.place == "bin/pacprobe")
+        self.facts = _probed(self._probe)
         self.spec = observed(self.facts)
-        root = root_words()
+        self._root = root_words()
+        self._directory: RunDirectory | None = None
+        self._begun: NativeHost | None = None
+
+    def begin(self) -> None:
+        """Make the host ready; raises HostError and EngineError where it lacks something."""
         self._directory = RunDirectory.create()
-        try:
-            self._machine = NativeMachine(root, self._directory.path, docker_url())
-            self._host = NativeHost(self._machine, root, probe)
-        except BaseException:
-            self._directory.close()
-            raise
+        machine = NativeMachine(self._root, self._directory.path, docker_url())
+        self._begun = NativeHost(machine, self._root, self._probe)
+
+    @property
+    def _host(self) -> NativeHost:
+        if self._begun is None:
+            raise HostError("this host has not been made ready to be a machine")
+        return self._begun
 
     @property
     def qemu_version(self) -> None:
@@ -116,7 +124,7 @@ class NativeLab(Closing):
         """Return the host, with nothing of an earlier arm left in its container."""
         self._check_open()
         self._host.begin_arm(made.facts)
-        return self._machine
+        return self._host.machine
 
     def release(self, machine: NativeMachine) -> None:
         """Do nothing: the next arm clears up before it begins, ``close`` after the last."""
@@ -135,12 +143,15 @@ class NativeLab(Closing):
     def close(self) -> None:
         """Put everything back; arms under way fail. Idempotent, from any thread."""
         self._closed = True
-        self._machine.close()
+        if self._begun:
+            self._begun.machine.close()
         with self._mutex:  # whoever prepares a container fails at its next command
             try:
-                self._host.close()
+                if self._begun:
+                    self._begun.close()
             finally:
-                self._directory.close()
+                if self._directory:
+                    self._directory.close()
 
     def _check_open(self) -> None:
         if self._closed:
