@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from harness.catalogue.names import suggestion
-from harness.core import steps
 from harness.core.errors import HostError, UsageError
 
 AUTO, NATIVE, QEMU = "auto", "native", "qemu"
@@ -47,5 +46,10 @@ def _host_can() -> bool:
     except HostError as error:
         why = error.message
     if why:
-        steps.note(f"an emulated machine is used, not this host: {why}")
+        tell(f"an emulated machine is used, not this host: {why}")
     return not why
+
+
+def tell(text: str) -> None:
+    """Say what was chosen for the person, and why."""
+    typer.echo(f"note: {text}", err=True)

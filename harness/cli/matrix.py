@@ -19,7 +19,6 @@ from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.repro import QemuOption
 from harness.cli.running import base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned, session
-from harness.core import steps
 from harness.core.errors import ExitCode, UsageError
 from harness.provision.context import Provision
 from harness.reporting import cells, page
@@ -128,7 +127,7 @@ def _on_host(wanted: Dimensions, lab: "NativeLab", *, choose: bool) -> Dimension
     spec, criu = lab.spec, wanted.criu
     if choose and not criu:
         build, beside, why = backend.builds_that_show(lab)
-        steps.note(why)
+        host.tell(why)
         criu = tuple((one, one) for one in (build, beside) if one)
     return replace(
         wanted,

@@ -21,7 +21,6 @@ from harness.cli import backend, choices, host
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.running import RESULTS, base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned
-from harness.core import steps
 from harness.core.errors import ExitCode, HostError, UsageError
 from harness.provision.context import Provision
 from harness.reporting import progress
@@ -192,7 +191,7 @@ def _on_host(request: Request, lab: "NativeLab", *, choose: bool) -> Request:
     request = replace(request, machines=(lab.spec, lab.spec))
     if choose:
         build, beside, why = backend.builds_that_show(lab)
-        steps.note(why)
+        host.tell(why)
         request = replace(request, criu=(build, build), beside=beside)
     return request
 
