@@ -1,5 +1,6 @@
 """The lab in which the host itself is the machine, for one arm at a time."""
 
+import hashlib
 import re
 import threading
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from harness.machines.native import NativeMachine, docker_url, is_aarch64, root_
 from harness.machines.template import Facts
 from harness.provision.base_protection import LIBC_PATHS, check_protection
 from harness.provision.context import Provision
-from harness.provision.prepared_base import ImageKind
+from harness.provision.guest_image import content_key
+from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.scenario.lab import Lab, MachineKind
 
 _CONTROL_WORKLOAD = "python-sleeper"
@@ -119,6 +121,11 @@ class NativeLab(Closing):
         programs = [kind.base.base.interpreter, *(f"/{path}" for path in LIBC_PATHS), *workloads]
         builds = {build.name: build for build in kind.builds}
         return self._host.prepare(image, tools, builds, load_workload(_CONTROL_WORKLOAD), programs)
+
+    def userland(self, base: PreparedBase) -> str:
+        """Return a digest of what a container of ``base`` is made of."""
+        context, _ = self._parts.build_context(base)
+        return content_key(base.digest, hashlib.sha256(context).hexdigest())
 
     def clone(self, made: PreparedHost) -> NativeMachine:
         """Return the host, with nothing of an earlier arm left in its container."""
