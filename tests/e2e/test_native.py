@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from harness.scenario.lab import Lab, MachineKind
 
 CHECKOUT = Path(__file__).parents[2]
 PLACE = "/native"
+AWAY = "/var/tmp/away"
+LONG = 300.0  # seconds; under emulation the harness itself starts in ten
 # Not imported by `criu-pac repro`; the compiler is only asked for its version.
 NOT_NEEDED = ("ziglang", "pytest", "allure")
 COMPILER = PackageGroup(
@@ -189,20 +191,32 @@ tar -xz -C {PLACE}
 
 
 @pytest.fixture
-def host(lab: Lab, machine_kind: MachineKind, python: Path, harness_site: bytes) -> Iterator[Host]:
-    """The test's machine as a host of its own: nothing of what it is as a guest is left."""
-    template = lab.template(machine_kind)
-    files = replace(template.spec.files, tools=disk(lab, machine_kind, python))
-    machine = lab.clone(replace(template, spec=replace(template.spec, files=files)))
-    try:
+def new_host(
+    lab: Lab, machine_kind: MachineKind, python: Path, harness_site: bytes
+) -> Iterator[Callable[[], Host]]:
+    """Return what gives the test's machine as a host of its own: nothing of what it is as a guest is left."""
+    machines = []
+
+    def make() -> Host:
+        template = lab.template(machine_kind)
+        files = replace(template.spec.files, tools=disk(lab, machine_kind, python))
+        machine = lab.clone(replace(template, spec=replace(template.spec, files=files)))
+        machines.append(machine)
         with contextlib.closing(DockerEngine(machine)) as engine:
             engine.client.containers.get(NAME).remove(force=True)
         settings = [f"echo {value} > /proc/sys/{name}" for name, value in SETTINGS.items()]
         script = "\n".join([*settings, AS_A_HOST])
         check(machine, ["bash", "-ec", script], soon("a machine that is no guest"), stdin=harness_site)
-        yield Host(machine)
-    finally:
+        return Host(machine)
+
+    yield make
+    for machine in machines:
         lab.release(machine)
+
+
+@pytest.fixture
+def host(new_host: Callable[[], Host]) -> Host:
+    return new_host()
 
 
 def killed_in_the_middle(host: Host) -> None:
@@ -223,7 +237,7 @@ def test_appears_and_disappears_on_a_host_where_a_run_was_killed(host: Host) -> 
     assert all(left[name] != before[name] for name in before)
     assert f"|{WORK}/core-handler" in left["settings"]
 
-    result = host.run("repro --machine native --base debian-13 --results /var/tmp/results", 200)
+    result = host.run("repro --machine native --base debian-13 --results /var/tmp/results", LONG)
     assert result.returncode == 0, result.error_text
     stock, module = rows(host, "/var/tmp/results")
     assert (stock["criu_dump"], stock["cpu"], stock["kernel"]) == ("3.17.1", "neoverse-v1", "6.1")
@@ -235,7 +249,7 @@ def test_appears_and_disappears_on_a_host_where_a_run_was_killed(host: Host) -> 
 @pytest.mark.machine(kernel="6.12", cpu="neoverse-n2", criu=["4.2.1-nopac", "4.2.1"])
 def test_a_host_with_fpac_and_a_new_kernel_is_chosen_and_gets_a_pair_that_shows_it(host: Host) -> None:
     before = host.state()
-    result = host.run("repro --base debian-13 --results /var/tmp/results", 200)
+    result = host.run("repro --base debian-13 --results /var/tmp/results", LONG)
     assert result.returncode == 0, result.error_text
     assert "3.17.1 cannot read the vDSO of this kernel (6.12, 6.11 or later)" in result.error_text
     stock, module, native = rows(host, "/var/tmp/results")
@@ -248,9 +262,36 @@ def test_a_host_with_fpac_and_a_new_kernel_is_chosen_and_gets_a_pair_that_shows_
 
 @pytest.mark.machine(kernel="6.1", cpu="neoverse-n1", criu=["3.17.1"])
 def test_a_host_without_pac_proves_nothing(host: Host) -> None:
-    result = host.run("repro --machine native --base debian-13 --results /var/tmp/results", 100)
+    result = host.run("repro --machine native --base debian-13 --results /var/tmp/results", LONG)
     assert result.returncode == 3
     assert result.error_text.splitlines()[-1].startswith(
         "criu-pac: error: neither the bug nor its cure can be shown here: kernel and CPU of this host"
     )
     assert "--machine qemu" in result.error_text
+
+
+@pytest.mark.machine(kernel="6.1", cpu="neoverse-v1", criu=["3.17.1"])
+def test_a_checkpoint_goes_from_one_host_to_another(new_host: Callable[[], Host]) -> None:
+    first, second = new_host(), new_host()
+    dumped = first.run("dump --to /var/tmp/away --module plugin --workload c-frames", LONG)
+    assert dumped.returncode == 0, dumped.error_text
+    pack = ["bash", "-c", f"stat -c %a {AWAY}/*.* && exec tar -czf - --exclude evidence -C /var/tmp away"]
+    modes, _, rest = check(first.machine, pack, soon("a copy")).stdout.partition(b"\n")
+    more, _, archive = rest.partition(b"\n")
+    assert (modes, more) == (b"600", b"600")
+
+    unpack = ["bash", "-c", f"mkdir -p /var/tmp && tar -xzf - -C /var/tmp && cp -a {AWAY} {AWAY}-cut"]
+    check(second.machine, unpack, soon("a copy"), stdin=archive)
+    check(second.machine, ["truncate", "-s", "-1", f"{AWAY}-cut/checkpoint.tar"], soon("damage"))
+    refused = second.run(f"restore --from {AWAY}-cut", LONG)
+    assert refused.returncode == 2
+    assert "checkpoint.tar is not what its manifest says" in refused.error_text
+
+    before = second.state()
+    restored = second.run(f"restore --from {AWAY} --results /var/tmp/results", LONG)
+    assert restored.returncode == 0, restored.error_text
+    (row,) = rows(second, "/var/tmp/results")
+    assert (row["outcome"], row["keys_equal"], row["criu_dump"]) == ("survived", True, "3.17.1")
+    assert row["premises"]["source_pac"] == {"declared": True, "observed": True}
+    assert row["ticks_after"] > row["ticks_before"] > 0
+    assert second.state() == before
