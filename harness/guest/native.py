@@ -114,6 +114,7 @@ class NativeHost:
         )
         self._namespaces: list[str] = []
         self._engine = DockerEngine(machine, version="auto")
+        check_engine(self._engine)
         self._undo.save(machine.directory)
         try:
             self._begin(probe)
@@ -236,6 +237,18 @@ class NativeHost:
         if (self.machine.directory / UNDO).exists():
             put_back(self.machine.directory)
         self._engine.close()
+
+
+def check_engine(engine: DockerEngine) -> None:
+    """Raise HostError for an engine whose containers have no root that CRIU could use."""
+    with engine.explained("look at the container engine"):
+        options = engine.client.info().get("SecurityOptions") or []
+    for kind in ("rootless", "userns"):
+        if f"name={kind}" in options:
+            raise HostError(
+                f"the container engine is {kind}: root in its containers is not root of this host",
+                hint="set DOCKER_HOST to an engine that runs as root, or --machine qemu",
+            )
 
 
 def layers(context: bytes) -> list[bytes]:

@@ -17,8 +17,8 @@ from harness.core.errors import EngineError, HostError
 from harness.core.rundir import UNDO
 from harness.guest import native
 from harness.guest.engine import DockerEngine, tar_of
-from harness.guest.native import LABEL, Undo, layers, put_back
-from harness.machines.native import boot_id
+from harness.guest.native import LABEL, Undo, check_engine, layers, put_back
+from harness.machines.native import NativeMachine, boot_id
 
 TOKEN = "0123456789abcdef"
 
@@ -184,3 +184,15 @@ def test_an_engine_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -
     machine = SimpleNamespace(docker_url=f"unix://{tmp_path}/no.sock")
     with pytest.raises(EngineError, match=r"connection to unix:///.*no\.sock failed"):
         DockerEngine(machine, version="auto")
+
+
+@pytest.mark.parametrize("kind", ["rootless", "userns"])
+def test_an_engine_without_real_root_is_refused(engine: FakeEngine, kind: str) -> None:
+    machine = NativeMachine((), Path("/nowhere"), "unix:///nowhere")
+    connected = DockerEngine(machine)
+    options = ["name=seccomp,profile=builtin", f"name={kind}"]
+    connected.client = SimpleNamespace(info=lambda: {"SecurityOptions": options})  # type: ignore[assignment]
+    with pytest.raises(HostError, match=f"the container engine is {kind}.*DOCKER_HOST"):
+        check_engine(connected)
+    options.pop()
+    check_engine(connected)
