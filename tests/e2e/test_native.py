@@ -241,6 +241,7 @@ def test_appears_and_disappears_on_a_host_where_a_run_was_killed(host: Host) -> 
     assert result.returncode == 0, result.error_text
     stock, module = rows(host, "/var/tmp/results")
     assert (stock["criu_dump"], stock["cpu"], stock["kernel"]) == ("3.17.1", "neoverse-v1", "6.1")
+    assert stock["qemu"] is None
     assert (stock["module"], stock["outcome"], stock["signal"]) == ("none", "signed_pc_fault", "SIGSEGV")
     assert (module["module"], module["outcome"], module["keys_equal"]) == ("plugin", "survived", True)
     assert host.state() == before
