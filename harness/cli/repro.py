@@ -160,9 +160,9 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     if results is not None and results.exists() and not results.is_dir():
         raise UsageError(f"--results {results}: not a directory")
     choices.check_base(base)
-    native = host.is_wanted(
-        machine, {"--cpu": cpu, "--kernel": kernel, "--qemu": qemu, "--keep": keep, "--control": control}
-    )
+    engine = driver != Driver.CRIU.value  # it would be given another CRIU than this host's
+    emulated = {"--cpu": cpu, "--kernel": kernel, "--qemu": qemu, "--driver": engine}
+    native = host.is_wanted(machine, {**emulated, "--keep": keep, "--control": control})
     request = Request(
         native=native,
         # On this host both are chosen when it has been looked at.

@@ -113,6 +113,7 @@ class NativeHost:
             token=secrets.token_hex(8), root=list(root), engine_url=machine.docker_url, boot_id=boot_id()
         )
         self._namespaces: list[str] = []
+        self._made = 0
         self._engine = DockerEngine(machine, version="auto")
         check_engine(self._engine)
         self._undo.save(machine.directory)
@@ -159,7 +160,8 @@ class NativeHost:
         programs: list[str],
     ) -> dict[str, str]:
         """Start a container and return the facts scenarios in it start from; raises as ``prepare``."""
-        name = f"{_NAME}-{self._undo.token}-{len(self._namespaces)}"
+        self._made += 1
+        name = f"{_NAME}-{self._undo.token}-{self._made}"
         self.new_identity()
         with steps.step("container image"):
             reference = self._image(image, name)

@@ -142,6 +142,15 @@ def test_the_choice_is_told(new_host: Any, capsys: pytest.CaptureFixture[str]) -
     assert "With a CRIU that carries the keys by itself it kept running as well." in " ".join(out.split())
 
 
+@pytest.mark.parametrize("words", [["--driver", "docker"], ["--control"], ["--keep"], ["--cpu", "max"]])
+def test_what_the_host_is_not_is_refused(
+    new_host: Any, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_host("neoverse-v1", "6.1")
+    assert cli.main(["repro", "--machine", "native", *words]) == 64
+    assert f"{words[0]}: of an emulated machine only" in capsys.readouterr().err
+
+
 def test_a_host_without_pac_shows_nothing(new_host: Any, capsys: pytest.CaptureFixture[str]) -> None:
     fake = new_host("neoverse-n1", "6.1")
     assert cli.main(["repro", "--machine", "native"]) == 3
