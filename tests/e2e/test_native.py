@@ -281,13 +281,8 @@ def test_a_checkpoint_goes_from_one_host_to_another(new_host: Callable[[], Host]
     more, _, archive = rest.partition(b"\n")
     assert (modes, more) == (b"600", b"600")
 
-    unpack = ["bash", "-c", f"mkdir -p /var/tmp && tar -xzf - -C /var/tmp && cp -a {AWAY} {AWAY}-cut"]
+    unpack = ["bash", "-c", "mkdir -p /var/tmp && tar -xzf - -C /var/tmp"]
     check(second.machine, unpack, soon("a copy"), stdin=archive)
-    check(second.machine, ["truncate", "-s", "-1", f"{AWAY}-cut/checkpoint.tar"], soon("damage"))
-    refused = second.run(f"restore --from {AWAY}-cut", LONG)
-    assert refused.returncode == 2
-    assert "checkpoint.tar is not what its manifest says" in refused.error_text
-
     before = second.state()
     restored = second.run(f"restore --from {AWAY} --results /var/tmp/results", LONG)
     assert restored.returncode == 0, restored.error_text
