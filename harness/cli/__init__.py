@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import build, cache, doctor, keys, matrix, module, repro, shell
+from harness.cli import build, cache, doctor, handover, keys, matrix, module, repro, shell
 from harness.core.errors import ExitCode, HarnessError
 
 PROGRAM = "criu-pac"
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 app.command("repro")(repro.repro)
 app.command("matrix")(matrix.matrix)
+app.command("dump")(handover.dump)
+app.command("restore")(handover.restore)
 app.command("show")(matrix.show)
 app.command("diff")(matrix.diff)
 app.command("report")(matrix.report)

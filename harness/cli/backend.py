@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from harness.catalogue.bases import Base
 from harness.catalogue.cpus import CpuModel, UnseenCpu
+from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.kernels import Kernel
 from harness.catalogue.scenario import MachineSpec
 from harness.catalogue.workloads import Workload
@@ -16,6 +17,8 @@ from harness.scenario.result import ScenarioResult
 if TYPE_CHECKING:
     from harness.provision.prepared_base import PreparedBase
     from harness.scenario.lab import Lab
+    from harness.scenario.native_lab import NativeLab
+    from harness.scenario.site import Laboratory
 
 
 def open_lab(provision: Provision, qemu: Path | None) -> "Lab":
@@ -32,7 +35,28 @@ def machine_of(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> Machine
     return observed(lab, cpu, kernel)
 
 
-def run_arm(arm: Arm, base: "PreparedBase", lab: "Lab", options: RunOptions) -> ScenarioResult:
+def open_native_lab(provision: Provision) -> "NativeLab":
+    """Return the host as the lab; raises HostError and NoPacError."""
+    from harness.scenario.native_lab import NativeLab  # noqa: PLC0415 -- see the module's docstring
+
+    return NativeLab(provision)
+
+
+def builds_that_show(lab: "NativeLab") -> tuple[CriuBuild, CriuBuild | None, str]:
+    """Return the CRIU that shows the bug on the host, one to compare with (or None), and why."""
+    from harness.scenario.native_lab import builds_that_show as chosen  # noqa: PLC0415 -- as above
+
+    return chosen(lab.spec)
+
+
+def put_back(directory: Path) -> None:
+    """Undo what a killed command changed on the host; raises HostError."""
+    from harness.guest.native import put_back as undo  # noqa: PLC0415 -- see the module's docstring
+
+    undo(directory)
+
+
+def run_arm(arm: Arm, base: "PreparedBase", lab: "Laboratory", options: RunOptions) -> ScenarioResult:
     """Run one arm to its end; raises UsageError only."""
     from harness.scenario.run import run_scenario  # noqa: PLC0415 -- see the module's docstring
 

@@ -1,5 +1,6 @@
 """`criu-pac matrix` and what goes with its results: show, diff, report."""
 
+import contextlib
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ import typer
 
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.outcome import Verdict
-from harness.cli import backend
+from harness.catalogue.scenario import Driver, Scenario
+from harness.cli import backend, host
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.repro import QemuOption
 from harness.cli.running import base_record, new_directory, prepared_bases
@@ -32,6 +34,7 @@ from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
+    from harness.scenario.native_lab import NativeLab
 
 Values = list[str] | None
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results directory or its results.jsonl.")]
@@ -62,6 +65,9 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     at_once: Annotated[
         int | None, typer.Option("-n", metavar="N", min=1, help="Cells at a time; default: as many as fit.")
     ] = None,
+    machine: Annotated[
+        str, typer.Option(metavar="qemu|native", help="Emulated machines, or this host as all of them.")
+    ] = host.QEMU,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts.")] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Only say which cells there are.")] = False,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
@@ -81,10 +87,19 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     builds_asked, unusable = _criu(criu or ())
     wanted = choices.dimensions({name: values or () for name, values in given.items()})
     wanted = replace(wanted, criu=builds_asked)
-    with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
-        with progress.shown(verbose=verbose > 0):
-            machine = cache(partial(backend.machine_of, lab))
-            chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE, machine)
+    native = host.is_wanted(machine, {"--kernel": kernel, "--cpu": cpu, "--qemu": qemu, "-n": at_once})
+    with contextlib.ExitStack() as stack:
+        provision = stack.enter_context(provisioned(verbose))
+        lab: Lab | NativeLab
+        if native:
+            lab = host_lab = stack.enter_context(backend.open_native_lab(provision))
+            wanted = _on_host(wanted, host_lab, choose=selection is None)
+            chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE)
+        else:
+            lab = emulated = stack.enter_context(backend.open_lab(provision, qemu))
+            with progress.shown(verbose=verbose > 0):
+                looked_at = cache(partial(backend.machine_of, emulated))
+                chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE, looked_at)
         part = choices.part(chosen, shard, shard_of)
         for one in excluded:
             typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
@@ -98,27 +113,61 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
             return unless_worse
         if not part:
             raise UsageError("no cell is left to run")
-        builds = {build.name: build for cell in part for build in (cell.criu_dump, cell.criu_restore)}
-        directory = results.absolute() if results else new_directory(datetime.now(UTC))
-        workloads = {cell.workload.name: cell.workload for cell in part}
-        options = RunOptions(
-            results=directory,
-            timeout=timeout,
-            builds=tuple(builds.values()),
-            workloads=tuple(workloads.values()),
-        )
-        runner = _Runner(provision, lab, options, _command(selection, wanted, shard))
+        if native:
+            host_lab.begin()
+        options = _options(part, results, timeout)
+        command = _command(selection, wanted, shard, native=native)
+        runner = _Runner(provision, lab, options, command, native=native)
         return runner.run(arms_of(part), at_once) or unless_worse
+
+
+def _options(cells_: Sequence[Scenario], results: Path | None, timeout: float) -> RunOptions:
+    """Return how the cells are run: their machines hold what any of them needs."""
+    builds = {build.name: build for cell in cells_ for build in (cell.criu_dump, cell.criu_restore)}
+    workloads = {cell.workload.name: cell.workload for cell in cells_}
+    return RunOptions(
+        results=results.absolute() if results else new_directory(datetime.now(UTC)),
+        timeout=timeout,
+        builds=tuple(builds.values()),
+        workloads=tuple(workloads.values()),
+    )
+
+
+def _on_host(wanted: Dimensions, lab: "NativeLab", *, choose: bool) -> Dimensions:
+    """Return the dimensions with the host as every machine and, to ``choose``, a CRIU that shows the bug."""
+    if any(one is not Driver.CRIU for one in wanted.driver):
+        raise UsageError("--driver: engines would be given another CRIU than this host's; criu only")
+    spec, criu = lab.spec, wanted.criu
+    if choose and not criu:
+        build, beside, why = backend.builds_that_show(lab)
+        host.tell(why)
+        criu = tuple((one, one) for one in (build, beside) if one)
+    return replace(
+        wanted,
+        criu=criu,
+        cpu=((spec.cpu, spec.cpu),),
+        kernel=((spec.kernel, spec.kernel),),
+        driver=(Driver.CRIU,),
+    )
 
 
 class _Runner:
     """Runs the cells of one command into one results directory."""
 
-    def __init__(self, provision: Provision, lab: "Lab", options: RunOptions, command: str) -> None:
+    def __init__(
+        self,
+        provision: Provision,
+        lab: "Lab | NativeLab",
+        options: RunOptions,
+        command: str,
+        *,
+        native: bool = False,
+    ) -> None:
         self._provision = provision
         self._lab = lab
         self._options = options
         self._command = command
+        self._native = native
 
     def run(self, arms: Sequence[Arm], at_once: int | None) -> int:
         """Run, report, and return the exit code."""
@@ -135,13 +184,13 @@ class _Runner:
             write_record(directory, command=self._command, started=f"{started:%Y-%m-%dT%H:%M:%SZ}", used=used)
 
         def one(arm: Arm) -> ScenarioResult:
-            options = replace(self._options, command=_command_of(arm))
+            options = replace(self._options, command=_command_of(arm, native=self._native))
             return backend.run_arm(arm, bases[arm.scenario.base.name], self._lab, options)
 
         record()
         verdicts: list[Verdict] = []
         ids = [arm.scenario.id for arm in arms]
-        parallel = at_once or default_parallelism(len(arms))
+        parallel = 1 if self._native else at_once or default_parallelism(len(arms))
         with (
             cells.cells_shown(ids) as shown,
             ParallelArms(arms, one, stop, at_once=parallel) as running,
@@ -223,16 +272,18 @@ def _criu(given: Sequence[str]) -> tuple[tuple[tuple[CriuBuild, CriuBuild], ...]
     return tuple(found), unusable
 
 
-def _command(selection: str | None, wanted: Dimensions, shard: str | None) -> str:
+def _command(selection: str | None, wanted: Dimensions, shard: str | None, *, native: bool = False) -> str:
     words = ["criu-pac", "matrix"]
+    if native:
+        words += ["--machine", host.NATIVE]
     if selection:
         words += ["--selection", selection]
     if shard:
         words += ["--shard", shard]
-    for name, pairs in (("criu", wanted.criu), ("kernel", wanted.kernel)):
+    for name, pairs in (("criu", wanted.criu), ("kernel", () if native else wanted.kernel)):
         for one, other in pairs:
             words += [f"--{name}", _pair(one.spelled, other.spelled)]
-    for first, second in wanted.cpu:
+    for first, second in () if native else wanted.cpu:
         words += ["--cpu", _pair(first.name, second.name)]
     for name in ("module", "driver"):
         words += [word for one in getattr(wanted, name) for word in (f"--{name}", one.value)]
@@ -246,7 +297,7 @@ def _pair(one: str, other: str) -> str:
     return one if one == other else f"{one}:{other}"
 
 
-def _command_of(arm: Arm) -> str:
+def _command_of(arm: Arm, *, native: bool = False) -> str:
     """Return the command that runs one cell again."""
     cell = arm.scenario
     one = Dimensions(
@@ -259,4 +310,4 @@ def _command_of(arm: Arm) -> str:
         workload=(cell.workload,),
         cycles=(cell.cycles,),
     )
-    return _command(None, one, None)
+    return _command(None, one, None, native=native)

@@ -4,7 +4,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
-from harness.cli import backend
+from harness.cli import backend, host
 from harness.cli.parallel import ParallelArms, default_parallelism
 from harness.cli.running import RESULTS, base_record, new_directory, prepared_bases
 from harness.cli.session import Verbosity, provisioned
@@ -29,12 +29,13 @@ from harness.reporting.jsonl import append_result
 from harness.reporting.record import write_record
 from harness.reporting.table import print_results
 from harness.scenario import choices
-from harness.scenario.arms import Arm, repro_arms, repro_exit
+from harness.scenario.arms import Arm, native_keys_arm, repro_arms, repro_exit
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
 if TYPE_CHECKING:
     from harness.scenario.lab import Lab
+    from harness.scenario.native_lab import NativeLab
 
 _TIMEOUT = 120.0
 _GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
@@ -55,6 +56,7 @@ QemuOption = Annotated[
 class Request:
     """What was asked for, understood; ``timeout`` in seconds per arm."""
 
+    native: bool
     machines: tuple[MachineSpec, MachineSpec]
     criu: tuple[CriuBuild, CriuBuild]
     base: str
@@ -64,10 +66,11 @@ class Request:
     keep: bool
     timeout: float
     qemu: Path | None
+    beside: CriuBuild | None = None
 
     def arms(self, base: Base) -> tuple[Arm, ...]:
         """Return the arms on ``base``; raises UsageError."""
-        return repro_arms(
+        arms = repro_arms(
             source=self.machines[0],
             target=self.machines[1],
             criu_dump=self.criu[0],
@@ -77,12 +80,18 @@ class Request:
             driver=self.driver,
             control=self.control,
         )
+        return (*arms, native_keys_arm(arms[0], self.beside)) if self.beside else arms
 
     def command(self, base: Base) -> str:
         """Return the command line that runs the same again, with nothing left to choose."""
-        words = ["criu-pac", "repro", "--cpu", _halves(machine.cpu.name for machine in self.machines)]
-        words += ["--kernel", _halves(machine.kernel.spelled for machine in self.machines)]
-        words += ["--criu", _halves(build.spelled for build in self.criu)]
+        words = ["criu-pac", "repro"]
+        if self.native:
+            words += ["--machine", host.NATIVE]
+        else:
+            words += ["--cpu", _halves(machine.cpu.name for machine in self.machines)]
+            words += ["--kernel", _halves(machine.kernel.spelled for machine in self.machines)]
+        if not self.beside:  # else the host chooses the same again
+            words += ["--criu", _halves(build.spelled for build in self.criu)]
         words += ["--base", str(base.tar or base.name)]
         words += ["--workload", self.workload.spelled, "--driver", self.driver.value]
         words += ["--timeout", f"{self.timeout:g}"]
@@ -98,18 +107,28 @@ def _halves(names: Iterable[str]) -> str:
 
 def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     *,
+    machine: host.MachineOption = host.AUTO,
     cpu: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="MODEL|SRC:DST", help="CPU model, also any of QEMU's; two: restore on another machine."
+            metavar="MODEL|SRC:DST",
+            help=f"CPU model, also any of QEMU's; two: restore on another. Default: {DEFAULT_CPU.name}.",
         ),
-    ] = DEFAULT_CPU.name,
+    ] = None,
     kernel: Annotated[
-        str, typer.Option(metavar="VERSION|PATH|SRC:DST", help="Kernel; two: restore on another machine.")
-    ] = DEFAULT_KERNEL.name,
+        str | None,
+        typer.Option(
+            metavar="VERSION|PATH|SRC:DST",
+            help=f"Kernel; two: restore on another machine. Default: {DEFAULT_KERNEL.name}.",
+        ),
+    ] = None,
     criu: Annotated[
-        str, typer.Option(metavar="VERSION|PATH|DUMP:RESTORE", help="CRIU, for dump and restore.")
-    ] = DEFAULT_CRIU.name,
+        str | None,
+        typer.Option(
+            metavar="VERSION|PATH|DUMP:RESTORE",
+            help=f"CRIU, for dump and restore. Default: {DEFAULT_CRIU.name}; natively one that runs.",
+        ),
+    ] = None,
     base: BaseOption = choices.AUTO,
     workload: Annotated[str, typer.Option(metavar="NAME|DIR", help="The process that is dumped.")] = (
         "python-sleeper"
@@ -143,10 +162,15 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     if results is not None and results.exists() and not results.is_dir():
         raise UsageError(f"--results {results}: not a directory")
     choices.check_base(base)
-    cpus, kernels, builds = choices.cpu_pair(cpu), choices.kernel_pair(kernel), choices.criu_pair(criu)
+    engine = driver != Driver.CRIU.value  # it would be given another CRIU than this host's
+    emulated = {"--cpu": cpu, "--kernel": kernel, "--qemu": qemu, "--driver": engine}
+    native = host.is_wanted(machine, {**emulated, "--keep": keep, "--control": control})
+    cpus = choices.cpu_pair(cpu or DEFAULT_CPU.name)
+    kernels = choices.kernel_pair(kernel or DEFAULT_KERNEL.name)
     wanted = partial(
         Request,
-        criu=builds,
+        native=native,
+        criu=choices.criu_pair(criu or DEFAULT_CRIU.name),
         base=base,
         workload=backend.workload(workload),
         driver=choices.driver(driver),
@@ -155,13 +179,30 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         timeout=timeout,
         qemu=qemu,
     )
-    with provisioned(verbose) as provision, backend.open_lab(provision, qemu) as lab:
-        with progress.shown(verbose=verbose > 0):
-            source, target = (backend.machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
-        return _run(wanted(machines=(source, target)), provision, lab, results, verbose=verbose > 0)
+    with provisioned(verbose) as provision:
+        if native:
+            with backend.open_native_lab(provision) as host_lab:
+                request = _on_host(wanted(machines=(host_lab.spec,) * 2), host_lab, choose=criu is None)
+                host_lab.begin()
+                return _run(request, provision, host_lab, results, verbose=verbose > 0)
+        with backend.open_lab(provision, qemu) as lab:
+            with progress.shown(verbose=verbose > 0):
+                source, target = (backend.machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
+            return _run(wanted(machines=(source, target)), provision, lab, results, verbose=verbose > 0)
 
 
-def _run(request: Request, provision: Provision, lab: "Lab", results: Path | None, *, verbose: bool) -> int:
+def _on_host(request: Request, lab: "NativeLab", *, choose: bool) -> Request:
+    """Return the request with, to ``choose``, a CRIU that shows the bug on the host."""
+    if choose:
+        build, beside, why = backend.builds_that_show(lab)
+        host.tell(why)
+        request = replace(request, criu=(build, build), beside=beside)
+    return request
+
+
+def _run(
+    request: Request, provision: Provision, lab: "Lab | NativeLab", results: Path | None, *, verbose: bool
+) -> int:
     started = datetime.now(UTC)
     with progress.shown(verbose=verbose):
         chosen, _ = backend.choose_base(request.base, provision)
@@ -171,7 +212,13 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
         _ = lab.qemu_version
     command = request.command(chosen.base)
     directory = results.absolute() if results else new_directory(started)
-    options = RunOptions(results=directory, timeout=request.timeout, keep=request.keep, command=command)
+    options = RunOptions(
+        results=directory,
+        timeout=request.timeout,
+        keep=request.keep,
+        command=command,
+        builds=_all_builds(arms) if request.native else (),  # one container for all of them
+    )
 
     def record() -> None:
         used = {**lab.manifest(), "bases": {name: base_record(one) for name, one in bases.items()}}
@@ -186,7 +233,7 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
         arms,
         lambda arm: backend.run_arm(arm, bases[arm.scenario.base.name], lab, options),
         stop,
-        at_once=default_parallelism(len(arms)),
+        at_once=1 if request.native else default_parallelism(len(arms)),
         linger=request.keep,
     ) as running:
         with progress.shown(verbose=verbose):
@@ -196,6 +243,11 @@ def _run(request: Request, provision: Provision, lab: "Lab", results: Path | Non
         if request.keep:
             _wait_for_interrupt()
         return code
+
+
+def _all_builds(arms: Sequence[Arm]) -> tuple[CriuBuild, ...]:
+    builds = [build for arm in arms for build in (arm.scenario.criu_dump, arm.scenario.criu_restore)]
+    return tuple({build.name: build for build in builds}.values())
 
 
 def _collected(

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import backend
 from harness.core import rundir
 from harness.provision.context import Provision
 
@@ -42,7 +43,7 @@ class _CurrentStderr(logging.Handler):
 @contextmanager
 def session(verbosity: int) -> Iterator[None]:
     """Run a command: SIGTERM ends it as Ctrl-C does, and what dead commands left is removed."""
-    rundir.sweep()
+    rundir.sweep(undo=backend.put_back)
     with _logging(verbosity), _interruptible():
         yield
 

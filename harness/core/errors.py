@@ -3,6 +3,7 @@
 HarnessError
 ├── UsageError            the person asked for something that does not exist     (exit 64)
 ├── HostError             the computer the harness runs on                       (exit 2)
+│   ├── NoPacError       it does not authenticate pointers: nothing can be shown (exit 3)
 │   ├── NetworkError      nothing answered, or offline and not in the cache
 │   └── StorageError      no space, no permission, a damaged file
 ├── ArchiveError          a package archive or registry gave something unusable  (exit 2)
@@ -79,6 +80,12 @@ class UsageError(HarnessError):
 
 class HostError(HarnessError):
     """The computer the harness runs on lacks something."""
+
+
+class NoPacError(HostError):
+    """The host was to be the machine and does not authenticate pointers: nothing would be proven."""
+
+    exit_code = ExitCode.INVALID
 
 
 class NetworkError(HostError):

@@ -9,14 +9,18 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from harness.core import steps
 from harness.core.closing import Closing
-from harness.core.errors import StorageError
+from harness.core.errors import HarnessError, StorageError
 
 _PREFIX = "criu-pac-run-"
 _LOCK = "lock"
+# What the owner changed outside its directory and has not put back yet. The file goes before the directory.
+UNDO = "undo.json"
 # criu-pac-run-k3v_0x9a, or with a dot in front: mkdtemp adds eight of these characters. People's own
 # directories (criu-pac-results, a checkout, a cache) are beside it and must never match.
 _NAME = re.compile(rf"\.?{_PREFIX}[a-z0-9_]{{8}}")
@@ -71,9 +75,13 @@ class RunDirectory(Closing):
         return cls(path, lock_fd)
 
     def close(self) -> None:
-        """Delete the directory and release its lock. Idempotent."""
+        """Delete the directory and release its lock. Idempotent.
+
+        One with something left to undo stays for the next ``sweep``.
+        """
         if self._lock_fd >= 0:
-            _remove_tree(self.path)
+            if not (self.path / UNDO).exists():
+                _remove_tree(self.path)
             with contextlib.suppress(OSError):
                 os.close(self._lock_fd)
             self._lock_fd = -1
@@ -92,16 +100,17 @@ def runtime_base() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def sweep(*, base: Path | None = None) -> list[Path]:
+def sweep(*, base: Path | None = None, undo: Callable[[Path], None] | None = None) -> list[Path]:
     """Remove the run directories of this user whose owner is gone; return what was removed.
 
     Whatever else has a name like theirs stays: a directory counts as one by its whole name, its
     mode and its owner, and one without a lock only by what is in it, too.
-    Without ``base``, wherever this or an earlier run may have made them.
+    Without ``base``, wherever this or an earlier run may have made them. One with a file UNDO is
+    given to ``undo`` before; without that, or when it raises a HarnessError, the directory stays.
     """
     places = [base] if base else sorted({runtime_base(), Path(tempfile.gettempdir()), Path("/tmp")})  # noqa: S108
     found = [path for place in places for name in (_PREFIX, f".{_PREFIX}") for path in place.glob(f"{name}*")]
-    return [path for path in found if _removed_orphan(path)]
+    return [path for path in found if _removed_orphan(path, undo)]
 
 
 def _roomy_base() -> Path:
@@ -113,7 +122,7 @@ def _roomy_base() -> Path:
     raise StorageError(f"{places[0]} is too long a name for a directory of sockets", hint="set TMPDIR")
 
 
-def _removed_orphan(path: Path) -> bool:
+def _removed_orphan(path: Path, undo: Callable[[Path], None] | None) -> bool:
     """Remove ``path`` if it is a run directory of this user that nobody owns; tell whether it was."""
     try:
         status = path.lstat()
@@ -132,10 +141,21 @@ def _removed_orphan(path: Path) -> bool:
                 fd = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 stack.callback(os.close, fd)
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if (path / UNDO).exists():
+                _undone(path, undo)
             _remove_tree(path)
+    except HarnessError as error:
+        steps.note(f"what a killed command changed could not be put back, see {path / UNDO}: {error}")
+        return False
     except OSError:  # owned (BlockingIOError), or gone in this moment
         return False
     return True
+
+
+def _undone(path: Path, undo: Callable[[Path], None] | None) -> None:
+    if undo is None:
+        raise BlockingIOError(f"{path} has an owner as long as nobody can undo what it says")
+    undo(path)
 
 
 def _is_remnant(entry: Path) -> bool:

@@ -25,8 +25,13 @@ def move_checkpoint(source: Container, target: Container, pid: int, deadline: De
     with contextlib.closing(DockerEngine(target.machine)) as engine:
         engine.insert(NAME, str(PurePosixPath(WORK).parent), travelling(everything))
     deadline.check("the checkpoint arrived late")
+    make_room(target, pid, deadline)
+
+
+def make_room(container: Container, pid: int, deadline: Deadline) -> None:
+    """Give the container's next processes ids far from ``pid``."""
     last = f"echo {pid + _PIDS_APART} > /proc/sys/kernel/ns_last_pid"
-    check(target.machine, [*target.prefix, "bash", "-c", last], deadline)
+    check(container.machine, [*container.prefix, "bash", "-c", last], deadline)
 
 
 def travelling(archive: bytes) -> bytes:

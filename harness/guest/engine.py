@@ -45,10 +45,11 @@ class DockerEngine:
     StorageError for a file of the host that cannot be read.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, version: str = "1.45") -> None:
         self._machine = machine
         self._daemon: int | None = None  # process id in the guest, of a dockerd started here
-        self.client = docker.DockerClient(base_url=machine.docker_url, version="1.45", timeout=120)
+        with self.explained(f"connection to {machine.docker_url}"):
+            self.client = docker.DockerClient(base_url=machine.docker_url, version=version, timeout=120)
 
     def start(self, deadline: Deadline) -> None:
         """Start dockerd in the guest and wait until it answers; EngineError with its log otherwise."""
@@ -100,7 +101,7 @@ class DockerEngine:
         """Make an image ``reference`` of one layer from a root file system archive."""
         repository, _, tag = reference.partition(":")
         with (
-            self._explained(f"import of the container base {reference}"),
+            self.explained(f"import of the container base {reference}"),
             _opened(tar) as stream,
         ):
             # Not by its name: a name that cannot be read is taken for a URL.
@@ -108,12 +109,12 @@ class DockerEngine:
 
     def load_image(self, archive: Path) -> None:
         """Load an image archive in docker-archive or OCI layout."""
-        with self._explained(f"load of {archive.name}"), _opened(archive) as stream:
+        with self.explained(f"load of {archive.name}"), _opened(archive) as stream:
             self.client.images.load(stream)
 
     def build(self, context: bytes, tag: str) -> None:
         """Build the image ``tag`` from a tar archive with a Dockerfile; EngineError with the log's end."""
-        with self._explained(f"docker build of {tag}"):
+        with self.explained(f"docker build of {tag}"):
             try:
                 self.client.images.build(
                     fileobj=io.BytesIO(context), custom_context=True, tag=tag, rm=True, network_mode="none"
@@ -128,7 +129,7 @@ class DockerEngine:
 
         The guest directories ``read_only`` and ``shared`` appear at the same paths in it.
         """
-        with self._explained(f"start of a container of {image}"):
+        with self.explained(f"start of a container of {image}"):
             container = self.client.containers.run(
                 image,
                 command,
@@ -147,25 +148,25 @@ class DockerEngine:
 
     def root_of(self, container: str) -> str:
         """Return the guest's path of a running container's root file system."""
-        with self._explained(f"root file system of {container}"):
+        with self.explained(f"root file system of {container}"):
             attributes = self.client.containers.get(container).attrs
             return str(attributes["GraphDriver"]["Data"]["MergedDir"])
 
     def version(self) -> dict[str, str]:
         """Return the engine's component versions, for the record."""
-        with self._explained("version query"):
+        with self.explained("version query"):
             answer: dict[str, Any] = self.client.version()
             return {part["Name"]: part["Version"] for part in answer["Components"]}
 
     def export(self, container: str, path: str) -> bytes:
         """Return the tar archive of a path in a container."""
-        with self._explained(f"copy of {path} out of {container}"):
+        with self.explained(f"copy of {path} out of {container}"):
             chunks, _ = self.client.containers.get(container).get_archive(path)
             return b"".join(chunks)
 
     def insert(self, container: str, path: str, archive: bytes) -> None:
         """Unpack a tar archive into the directory ``path`` of a container."""
-        with self._explained(f"copy into {path} of {container}"):
+        with self.explained(f"copy into {path} of {container}"):
             self.client.containers.get(container).put_archive(path, archive)
 
     def close(self) -> None:
@@ -173,7 +174,8 @@ class DockerEngine:
         self.client.close()
 
     @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def explained(self, what: str) -> Iterator[None]:
+        """Turn what the docker package raises within the context into an EngineError that names ``what``."""
         try:
             yield
         except (docker.errors.DockerException, OSError) as error:  # requests' own are OSErrors

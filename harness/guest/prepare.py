@@ -90,16 +90,29 @@ def prepare(
             pid = engine.run_container(SCENARIO_IMAGE, name=NAME, command=INIT, read_only=TOOLS, shared=WORK)
         container = Container(machine, pid)
         facts = {"container_pid": pid, "container_root": engine.root_of(NAME)}
-        facts |= {f"version {name}": version for name, version in engine.version().items()}
-        with steps.step("branch protection"):
-            for program in programs:
-                facts |= _observe_protection(engine, container, program, known=facts)
+        facts |= observe_container(engine, NAME, container, builds, control, programs)
+    check(machine, ["dmesg", "--clear"], Deadline.after(10, "clearing the kernel log"))
+    clean_up(machine)
+    return facts
+
+
+def observe_container(
+    engine: DockerEngine,
+    name: str,
+    container: Container,
+    builds: Mapping[str, CriuBuild],
+    control: Workload,
+    programs: list[str],
+) -> dict[str, str]:
+    """Return what can be seen in the running container ``name``; let every CRIU look at the kernel."""
+    facts = {f"version {part}": version for part, version in engine.version().items()}
+    with steps.step("branch protection"):
+        for program in programs:
+            facts |= _observe_protection(engine, name, container, program, known=facts)
     for build in builds.values():
         Criu(container, build, KeyModule.NONE).warm_up(Deadline.after(60, f"first run of CRIU {build.name}"))
     with steps.step("positive control"):
         facts |= _positive_control(container, control)
-    check(machine, ["dmesg", "--clear"], Deadline.after(10, "clearing the kernel log"))
-    clean_up(machine)
     return facts
 
 
@@ -110,7 +123,7 @@ def clean_up(machine: Machine) -> None:
 
 
 def _observe_protection(
-    engine: DockerEngine, container: Container, program: str, *, known: Mapping[str, str]
+    engine: DockerEngine, name: str, container: Container, program: str, *, known: Mapping[str, str]
 ) -> dict[str, str]:
     """Scan a program of the container, resolved through its links; the path resolved is the fact's name.
 
@@ -122,7 +135,7 @@ def _observe_protection(
     real = found.text.strip()
     if f"protected {real}" in known:
         return {}
-    with tarfile.open(fileobj=io.BytesIO(engine.export(NAME, real))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(engine.export(name, real))) as tar:
         member = next((one for one in tar if one.isreg()), None)
         stream = tar.extractfile(member) if member else None
         if stream is None:

@@ -6,7 +6,8 @@ Every class mirrors one JSON object of the probe, field by field.
 import json
 import re
 import types
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from harness.core.errors import MachineError
@@ -262,3 +263,20 @@ def parse(kind: type[T], subcommand: str, text: str) -> T:
         return _decode_object(kind, value, "")
     except _MismatchError as error:
         raise MachineError(f"pacprobe {subcommand}: {error}: {text!r}") from error
+
+
+def plain(value: object) -> object:
+    """Return an answer, or any part of one, as the JSON value that ``parse`` reads again."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    if not is_dataclass(value):
+        return value
+    hints = get_type_hints(type(value), include_extras=True)
+    found = {}
+    for field in fields(value):
+        one = getattr(value, field.name)
+        pointer = isinstance(one, int) and _POINTER_MARK in str(hints[field.name])
+        found[field.name] = f"0x{one:016x}" if pointer else plain(one)
+    return found

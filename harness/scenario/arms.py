@@ -16,6 +16,7 @@ from harness.scenario.result import ScenarioResult
 
 STOCK = "stock"
 WITH_MODULE = "pac-key-module"
+WITH_NATIVE_KEYS = "criu-native-keys"
 CONTROL_NO_PAC = "control-no-pac"
 CONTROL_UNPROTECTED = "control-unprotected"
 
@@ -95,6 +96,12 @@ def repro_arms(
     return tuple(arms)
 
 
+def native_keys_arm(stock: Arm, build: CriuBuild) -> Arm:
+    """Return the arm ``stock`` with a CRIU that carries the keys by itself, which must survive."""
+    scenario = replace(stock.scenario, criu_dump=build, criu_restore=build)
+    return Arm(name=WITH_NATIVE_KEYS, scenario=scenario)
+
+
 def repro_exit(results: Sequence[ScenarioResult]) -> tuple[int, str]:
     """Return the exit code of the arms together and the sentence that says what they showed.
 
@@ -162,6 +169,8 @@ def _success(by_name: Mapping[str, ScenarioResult]) -> str:
         "address was signed with keys that CRIU did not carry over); with the module it kept running: the "
         "bug of CRIU issue 2595 is reproduced and the cure works."
     )
+    if WITH_NATIVE_KEYS in by_name:
+        sentence += " With a CRIU that carries the keys by itself it kept running as well."
     if {CONTROL_NO_PAC, CONTROL_UNPROTECTED} <= by_name.keys():
         sentence += (
             " Without pointer authentication in the CPU, or without signed return addresses in the "

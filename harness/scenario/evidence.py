@@ -18,8 +18,9 @@ from typing import Any
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
 from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT
+from harness.guest.native import KERNEL_LOG_MARK
+from harness.machines.console import Console
 from harness.machines.protocol import Machine, check
-from harness.machines.qemu import QemuMachine
 from harness.scenario.observation import Observation
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,11 @@ _SECONDS = 20.0
 _LISTS = "/run/criu-pac-evidence"
 _OUTPUT_BYTES = 1 << 20  # of a flood, its end
 _PACK = f"""
-cd / && mkdir -p {_LISTS} && ls -ln {IMAGES} > {_LISTS}/images.list && dmesg > {_LISTS}/kernel.log
+cd / && mkdir -p {_LISTS} && ls -ln {IMAGES} > {_LISTS}/images.list
 tail -c {_OUTPUT_BYTES} {OUTPUT} > {_LISTS}/output
-set -- {_LISTS[1:]}/images.list {_LISTS[1:]}/kernel.log {EXITS[1:]} {_LISTS[1:]}/output
+set -- {_LISTS[1:]}/images.list {EXITS[1:]} {_LISTS[1:]}/output
 for one in {IMAGES[1:]}/*.log {CORES[1:]}/core.*; do [ -f "$one" ] && set -- "$@" "$one"; done
-exec busybox tar -c "$@"
+tar -cf - "$@" || [ $? = 1 ]  # a file that grows meanwhile
 """
 # Without kernel threads (no command line), and with the shell's own means: a process costs milliseconds here.
 _STACKS = r"""
@@ -51,7 +52,7 @@ done 2>&1
 _UNINTERRUPTIBLE = "State:\tD"
 
 
-def collect(machine: QemuMachine, seen: Observation, directory: Path, *, command: str = "") -> None:
+def collect(machine: Machine, seen: Observation, directory: Path, *, command: str = "") -> None:
     """Write the evidence of one scenario into ``directory``; never raises a HarnessError.
 
     ``command`` is the command line that reproduces it.
@@ -67,7 +68,10 @@ def collect(machine: QemuMachine, seen: Observation, directory: Path, *, command
             failures.append(f"{what}: {error}")
 
     attempt("files of the guest", lambda: _guest_files(machine, directory))
-    attempt("console log", lambda: _write(directory / "console.log", machine.console.text()))
+    attempt("kernel log", lambda: _write(directory / "kernel.log", read_kernel_log(machine)))
+    console: Console | None = getattr(machine, "console", None)
+    if console is not None:  # the host has none of its own
+        attempt("console log", lambda: _write(directory / "console.log", console.text()))
     if command:
         attempt("command", lambda: _write(directory / "command.txt", f"{command}\n"))
     attempt("registers", lambda: _write(directory / "registers.json", _registers(seen)))
@@ -77,7 +81,7 @@ def collect(machine: QemuMachine, seen: Observation, directory: Path, *, command
             _write(directory / "not-collected.txt", "\n".join(failures) + "\n")
 
 
-def collect_hang(machine: QemuMachine, directory: Path) -> None:
+def collect_hang(machine: Machine, directory: Path) -> None:
     """Write stacks, wait channels and states of every task, for a scenario that hangs."""
     try:
         text = machine.run(["bash", "-c", _STACKS], Deadline.after(_SECONDS, "stacks of all tasks")).text
@@ -96,11 +100,12 @@ def collect_hang(machine: QemuMachine, directory: Path) -> None:
 
 
 def read_kernel_log(machine: Machine) -> str:
-    """Return the kernel log since the machine was prepared."""
-    return check(machine, ["dmesg"], Deadline.after(_SECONDS, "kernel log")).text
+    """Return the kernel log since the machine was prepared, or since the last mark in it."""
+    text = check(machine, ["dmesg"], Deadline.after(_SECONDS, "kernel log")).text
+    return text.rpartition(KERNEL_LOG_MARK)[2]
 
 
-def _guest_files(machine: QemuMachine, directory: Path) -> None:
+def _guest_files(machine: Machine, directory: Path) -> None:
     packed = check(machine, ["bash", "-c", _PACK], Deadline.after(_SECONDS, "evidence of the guest"))
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         for member in archive:

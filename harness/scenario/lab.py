@@ -169,7 +169,7 @@ class Lab(Closing):
     def _recipe(self, kind: MachineKind) -> tuple[TemplateSpec, Callable[[QemuMachine], Mapping[str, str]]]:
         """Return what a template is made from, and how the machine is prepared."""
         files = self._files(kind)
-        context, workloads = self._build_context(kind)
+        context, workloads = self.build_context(kind)
         key = content_key(
             *(
                 _PREPARATION,
@@ -277,10 +277,11 @@ class Lab(Closing):
             kernel=boot.kernel,
             initramfs=boot.initramfs,
             root=root_image(self.provision, guest_group),
-            tools=tools_image(self.provision, self._tools(builds)),
+            tools=tools_image(self.provision, self.tools(builds)),
         )
 
-    def _tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
+    def tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
+        """Return what has its place below TOOLS: probe, key module, mask, and the bundles of ``builds``."""
         cache = self.provision.cache
         probe = cache.artifact(
             "probe", probe_key()[:32], lambda work: _built(build_probe, work / "pacprobe", cache.root)
@@ -323,7 +324,7 @@ class Lab(Closing):
                 self.check_workload(workload)
                 yield workload
 
-    def _build_context(self, kind: MachineKind) -> tuple[bytes, list[str]]:
+    def build_context(self, kind: MachineKind) -> tuple[bytes, list[str]]:
         """Return the docker build context and the compiled workloads' places in the container."""
         base = kind.base
         place = data_directory("containers") / ("user" if base.base.tar else base.base.name)

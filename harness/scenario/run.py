@@ -26,18 +26,17 @@ from harness.guest.podman import Podman
 from harness.guest.prepare import SCENARIO_IMAGE
 from harness.guest.runc import Runc
 from harness.guest.workload import RunningWorkload
-from harness.machines.template import Template
 from harness.provision.prepared_base import PreparedBase
 from harness.scenario.death import observe_death
 from harness.scenario.evidence import collect, collect_hang
 from harness.scenario.hang import end_hang
-from harness.scenario.lab import Lab, kinds_of
+from harness.scenario.lab import kinds_of
 from harness.scenario.limits import PhaseLimits
 from harness.scenario.observation import Observation, decide
 from harness.scenario.options import RunOptions
 from harness.scenario.premises import PremiseObserver, declare_criu, declare_keys_change
 from harness.scenario.result import Registers, ScenarioResult
-from harness.scenario.site import Site
+from harness.scenario.site import Laboratory, Prepared, Site
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ class ScenarioRun:
     """One scenario on its way; a test sabotages a run by overriding ``criu`` or ``between``."""
 
     def __init__(
-        self, arm: str, scenario: Scenario, base: PreparedBase, lab: Lab, options: RunOptions
+        self, arm: str, scenario: Scenario, base: PreparedBase, lab: Laboratory, options: RunOptions
     ) -> None:
         self.arm = arm
         self.scenario = scenario
@@ -137,7 +136,7 @@ class ScenarioRun:
                     return
 
     @contextmanager
-    def _site(self, template: Template, evidence: Path) -> Iterator[Site]:
+    def _site(self, template: Prepared, evidence: Path) -> Iterator[Site]:
         """Give a clone to work in; its evidence is collected before it goes."""
         with self._phase("clone"):
             machine = self.lab.clone(template)
@@ -157,7 +156,7 @@ class ScenarioRun:
                 else:
                     self.lab.release(machine)
 
-    def _in_clone(self, site: Site, target: Template) -> bool:
+    def _in_clone(self, site: Site, target: Prepared) -> bool:
         """Run in one clone; False before the dump when all that is missing are signed frames."""
         self.seen.template = site.facts
         premises = PremiseObserver(self.scenario, self.seen)
@@ -190,7 +189,7 @@ class ScenarioRun:
         source: Site,
         driver: CheckpointDriver,
         running: RunningWorkload,
-        template: Template,
+        template: Prepared,
         premises: PremiseObserver,
     ) -> None:
         """Dump here, restore in a clone of ``template``."""
@@ -362,7 +361,7 @@ def _unused(path: Path) -> Path:
 
 
 def run_scenario(
-    arm: str, scenario: Scenario, base: PreparedBase, lab: Lab, options: RunOptions
+    arm: str, scenario: Scenario, base: PreparedBase, lab: Laboratory, options: RunOptions
 ) -> ScenarioResult:
     """Run one scenario; see ScenarioRun.run."""
     return ScenarioRun(arm, scenario, base, lab, options).run()

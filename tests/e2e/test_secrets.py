@@ -12,13 +12,12 @@ from harness.guest.container import IMAGES, Container
 from harness.guest.probe import SALT
 from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
-from harness.machines.template import Template
 from harness.pytest_plugin import RunScenario
 from harness.reporting.jsonl import append_result
 from harness.reporting.page import write_reports
 from harness.scenario.lab import Lab, MachineKind
 from harness.scenario.run import ScenarioRun
-from harness.scenario.site import Site
+from harness.scenario.site import Prepared, Site
 
 KEY_SIZE = 16
 
@@ -32,7 +31,7 @@ class KeepsTheKeys(ScenarioRun):
 
     keys: bytes = b""
 
-    def _in_clone(self, site: Site, target: Template) -> bool:
+    def _in_clone(self, site: Site, target: Prepared) -> bool:
         went_on = super()._in_clone(site, target)
         if went_on:
             type(self).keys = site.machine.read_file(f"{IMAGES}/pac-keys.img", seconds(20))

@@ -22,6 +22,7 @@ from harness.catalogue.outcome import Outcome
 from harness.cli import backend, parallel, repro, session
 from harness.core import steps
 from harness.core.errors import MachineError, NetworkError, UsageError
+from harness.machines import native
 from harness.machines.capacity import machines_at_once
 from harness.provision.fetch import Fetcher
 from harness.provision.prepared_base import ImageKind, PreparedBase, Route
@@ -92,6 +93,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeLab:
         chosen = _prepared("debian-13" if name == "auto" else base_named(name).name)
         return chosen, chosen.notes[0]
 
+    monkeypatch.setattr(native, "is_aarch64", lambda: False)  # else this host would be the machine
     monkeypatch.setattr(backend, "open_lab", lambda _provision, _qemu: fake)
     monkeypatch.setattr(backend, "choose_base", choose)
     monkeypatch.setattr(backend, "prepare_base", lambda base, _provision: _prepared(base.name))

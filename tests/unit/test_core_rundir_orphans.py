@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.errors import StorageError
-from harness.core.rundir import RunDirectory, sweep
+from harness.core import steps
+from harness.core.errors import HostError, StorageError
+from harness.core.rundir import UNDO, RunDirectory, sweep
 
 LONG_AGO = time.time() - 3600
 
@@ -128,3 +129,47 @@ def test_the_end_of_the_process_removes_it_but_not_the_end_of_a_fork(tmp_path: P
     owned._owner = owner
     owned._remove_at_exit()
     assert not owned.path.exists()
+
+
+def _orphan_with_something_to_undo(tmp_path: Path) -> Path:
+    path = tmp_path / "criu-pac-run-killed_1"
+    path.mkdir(mode=0o700)
+    (path / "lock").touch()
+    (path / UNDO).write_text("{}")
+    return path
+
+
+def test_what_a_killed_owner_changed_is_undone_before_its_directory_goes(tmp_path: Path) -> None:
+    path = _orphan_with_something_to_undo(tmp_path)
+    assert sweep(base=tmp_path) == [], "this caller cannot undo anything"
+    assert (path / UNDO).exists()
+    undone: list[Path] = []
+
+    def undo(directory: Path) -> None:
+        assert (directory / UNDO).exists()
+        undone.append(directory)
+
+    assert sweep(base=tmp_path, undo=undo) == undone == [path]
+    assert not path.exists()
+
+
+def test_what_cannot_be_undone_is_told_and_stays(tmp_path: Path) -> None:
+    path = _orphan_with_something_to_undo(tmp_path)
+    told: list[str] = []
+
+    def undo(directory: Path) -> None:
+        raise HostError("the engine does not answer")
+
+    with steps.subscribed(lambda event: told.append(event.text)):
+        assert sweep(base=tmp_path, undo=undo) == []
+    assert (path / UNDO).exists()
+    assert told == [
+        f"what a killed command changed could not be put back, see {path / UNDO}: the engine does not answer"
+    ]
+
+
+def test_an_owner_leaves_what_it_could_not_undo(tmp_path: Path) -> None:
+    with RunDirectory.create(base=tmp_path) as owned:
+        (owned.path / UNDO).write_text("{}")
+    assert (owned.path / UNDO).exists()
+    assert sweep(base=tmp_path, undo=lambda _: None) == [owned.path]

@@ -13,6 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, MachineDiedError, MachineError
 from harness.guest.container import EXITS, IMAGES, OUTPUT
 from harness.guest.engine import tar_of
+from harness.guest.native import KERNEL_LOG_MARK
 from harness.guest.probe_results import CoreReport, parse
 from harness.machines.console import Console
 from harness.machines.fake import Answer, FakeMachine, Scripted
@@ -25,8 +26,8 @@ DATA = Path(__file__).parents[1] / "data"
 CORE = parse(CoreReport, "core", (DATA / "core-segv-neoverse-v1.json").read_text("utf-8"))
 (FAULT,) = parse_faults((DATA / "dmesg-segv-neoverse-v1.txt").read_text("utf-8"))
 LONGEST = 20.0  # seconds that one collector may take
-OWN = {"console.log", "observations.json", "registers.json"}
-FILES = {"run/criu-pac/kernel.log": b"[    1.0] hello\n", "run/criu-pac/images/dump-1.log": b"(00.1) x\n"}
+OWN = {"console.log", "kernel.log", "observations.json", "registers.json"}
+FILES = {"run/criu-pac/output": b"tick 1\n", "run/criu-pac/images/dump-1.log": b"(00.1) x\n"}
 
 
 class Guest(FakeMachine):
@@ -35,6 +36,7 @@ class Guest(FakeMachine):
     def __init__(self, directory: Path, packed: Scripted) -> None:
         super().__init__(directory)
         self.answer(["bash", "-c"], packed)
+        self.answer(["dmesg"], "[    1.0] hello\n")
         self.console = Console(directory / "console.sock", directory / "recorded.log")
         self.console.log.write_bytes(b"booting\n\xff\n")
 
@@ -53,7 +55,7 @@ def collected(tmp_path: Path, packed: Scripted | bytes, seen: Observation | None
 
 def test_evidence_is_the_guests_files_and_what_the_host_saw(tmp_path: Path) -> None:
     found = collected(tmp_path, tar_of(FILES))
-    assert set(found) == OWN | {"kernel.log", "dump-1.log"}
+    assert set(found) == OWN | {"output", "dump-1.log"}
     assert found["kernel.log"] == b"[    1.0] hello\n"
     assert found["console.log"].startswith(b"booting\n")
 
@@ -99,15 +101,31 @@ def test_a_console_that_was_not_recorded_is_written_down(tmp_path: Path) -> None
     assert (directory / "kernel.log").exists()
 
 
+def test_the_log_of_a_host_begins_at_the_last_mark() -> None:
+    machine = FakeMachine()
+    machine.answer(
+        ["dmesg"], f"old\n[1.0] {KERNEL_LOG_MARK} 1\nother arm\n[2.0] {KERNEL_LOG_MARK} 2\nfault\n"
+    )
+    assert read_kernel_log(machine) == " 2\nfault\n"
+
+
+def test_a_machine_without_a_console_has_no_log_of_one(tmp_path: Path) -> None:
+    machine = FakeMachine()
+    machine.answer(["bash", "-c"], Answer(stdout=tar_of(FILES)))
+    machine.answer(["dmesg"], "")
+    collect(machine, Observation(), tmp_path / "evidence")
+    assert not (tmp_path / "evidence" / "console.log").exists()
+    assert not (tmp_path / "evidence" / "not-collected.txt").exists()
+
+
 def test_every_call_to_the_guest_is_bounded(tmp_path: Path) -> None:
     machine = guest(tmp_path, tar_of(FILES))
     fake = cast("Guest", machine)
-    fake.answer(["dmesg"], "")
     latest = Deadline.after(LONGEST, "evidence").at + 5  # the calls start later than this
     collect(machine, Observation(), tmp_path / "evidence")
     collect_hang(machine, tmp_path / "evidence")
     read_kernel_log(machine)
-    assert len(fake.calls) == 3
+    assert len(fake.calls) == 4
     for call in fake.calls:
         assert call.deadline.seconds <= LONGEST
         assert call.deadline.at < latest
@@ -117,7 +135,7 @@ def test_no_image_is_asked_for(tmp_path: Path) -> None:
     """Images hold the memory of the task, and the key module's the keys."""
     machine = guest(tmp_path, tar_of(FILES))
     collect(machine, Observation(), tmp_path / "evidence")
-    (call,) = cast("Guest", machine).calls
+    (call,) = cast("Guest", machine).called("bash")
     script = call.argv[-1]
     packed = [word for word in script.split() if word.startswith(f"{IMAGES[1:]}/")]
     assert packed == [f"{IMAGES[1:]}/*.log"]

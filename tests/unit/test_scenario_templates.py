@@ -59,7 +59,7 @@ class FakeLab(Lab):
     def _files(self, kind: MachineKind) -> MachineFiles:
         return self.parts
 
-    def _build_context(self, kind: MachineKind) -> tuple[bytes, list[str]]:
+    def build_context(self, kind: MachineKind) -> tuple[bytes, list[str]]:
         return self.context, []
 
 
