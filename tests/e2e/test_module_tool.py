@@ -1,4 +1,4 @@
-"""`criu-pac keys` and the check of `criu-pac module verify`, run inside an arm64 machine."""
+"""`criu-pac keys`, `module install` and the check of `module verify`, run inside an arm64 machine."""
 
 import contextlib
 import importlib.metadata
@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from harness.guest.container import IMAGES, NAME, WORK, Container
 from harness.guest.criu import Criu, CriuRun
 from harness.guest.engine import DockerEngine
 from harness.guest.workload import RunningWorkload
-from harness.key_module.build import build_check
+from harness.key_module.build import PLUGIN_NAME, build_check, build_plugin, check_key, plugin_key
 from harness.key_module.cpu_names import algorithm_name, cpu_name
 from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
@@ -31,7 +32,8 @@ CHECKOUT = Path(__file__).parents[2]
 KEY_FILE = f"{IMAGES}/pac-keys.img"
 SITE, PYTHON = "/opt/site", "/opt/python"
 SAVED = f"{WORK}/saved-keys"
-NO_COMPILER = "ziglang"  # 80 MB that nothing inside the machine needs
+COMPILER = "ziglang"  # 80 MB that nothing inside the machine needs; what is compiled with it is sent
+CACHE = "/opt/cache"
 
 
 def soon(what: str) -> Deadline:
@@ -49,14 +51,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The harness and what it imports, for the Python of the container, as an archive of its root."""
     directory = tmp_path_factory.mktemp("site")
     wanted = [one.partition(";")[0] for one in importlib.metadata.requires("criu-pac-harness") or ()]
-    wanted = [one for one in wanted if not one.startswith(NO_COMPILER)]
+    wanted = [one for one in wanted if not one.startswith(COMPILER)]
     platform = ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64"]
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), *platform]
     words += ["--only-binary=:all:", "--python-version", "3.13", "--implementation", "cp", *wanted]
     subprocess.run(words, check=True, capture_output=True, timeout=300)
     packed = io.BytesIO()
+    installed = Path(str(importlib.metadata.distribution(COMPILER).locate_file("")))
+    named = installed.glob(f"{COMPILER}-*.dist-info")  # its version is part of the names in the cache
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path in (*directory.iterdir(), CHECKOUT / "harness"):
+        for path in (*directory.iterdir(), *named, CHECKOUT / "harness"):
             archive.add(path, f"{SITE[1:]}/{path.name}")
     return packed.getvalue()
 
@@ -77,12 +81,26 @@ def in_container(container: Container, *words: str) -> str:
         "PYTHONHOME": f"{PYTHON}/usr",
         "PYTHONPATH": SITE,
         "LD_LIBRARY_PATH": f"{PYTHON}/usr/lib/aarch64-linux-gnu",
+        "CRIU_PAC_CACHE": CACHE,
+        "CRIU_PAC_OFFLINE": "1",
     }
     python = " ".join(f"{name}={value}" for name, value in settings.items())
     command = f"{python} exec {PYTHON}/usr/bin/python3.13 -m harness {shlex.join(words)}"
     result = container.run(["bash", "-c", command], Deadline.after(90, f"criu-pac {words[0]} in the machine"))
     assert result.returncode == 0, result.error_text
     return result.text
+
+
+def put_harness(container: Container, *archives: bytes) -> None:
+    """Put the harness into the container, and a whole Python beside its own, which the workload has mapped.
+
+    ``archives``: the standard library last, the others of the root.
+    """
+    with contextlib.closing(DockerEngine(container.machine)) as engine:
+        check(container.machine, [*container.prefix, "mkdir", "-p", PYTHON], soon("a directory"))
+        engine.insert(NAME, PYTHON, archives[-1])
+        for archive in archives[:-1]:
+            engine.insert(NAME, "/", archive)
 
 
 class LeaveStopped(Criu):
@@ -112,11 +130,7 @@ def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
 
         def before_dump(self, container: Container, running: RunningWorkload) -> None:
             self.seen.carrier = True  # this test is
-            with contextlib.closing(DockerEngine(container.machine)) as engine:
-                # Beside the container's own Python, which the workload has mapped.
-                check(container.machine, [*container.prefix, "mkdir", "-p", PYTHON], soon("a directory"))
-                engine.insert(NAME, PYTHON, standard_library)
-                engine.insert(NAME, "/", site)
+            put_harness(container, site, standard_library)
             LeaveStopped.pid = running.pid
             said = in_container(container, "keys", "save", str(running.pid), "-o", SAVED)
             assert f"saved in {SAVED}" in said
@@ -175,3 +189,61 @@ def test_a_key_file_tells_cpu_kernel_and_algorithm(run_scenario: RunScenario) ->
     assert algorithm_name(file.address_probe) == "IMPDEF (QEMU)"
     assert file.generic_probe
     assert len({one.fingerprint(b"") for one in file.threads}) == len(file.threads) == 5
+
+
+class ByDefault(Criu):
+    """CRIU as people call it: it loads plugins from its own directory."""
+
+    def command_line(self, action: str, *, pid: int | None = None, cycle: int) -> tuple[str, ...]:
+        words = list(super().command_line(action, pid=pid, cycle=cycle))
+        at = words.index("--libdir")
+        return (*words[:at], *words[at + 2 :])
+
+
+@pytest.fixture(scope="session")
+def built(provision: Provision) -> bytes:
+    """The compiled parts of the module in a cache of their own, as an archive of the root."""
+    store, packed = provision.cache, io.BytesIO()
+    made = [
+        store.artifact(
+            "key-module", plugin_key()[:32], lambda work: _built(build_plugin, work / PLUGIN_NAME, store.root)
+        ),
+        store.artifact(
+            "key-module-check", check_key()[:32], lambda work: _built(build_check, work / "check", store.root)
+        ),
+    ]
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for path in made:
+            archive.add(path, f"{CACHE[1:]}/{path.relative_to(store.root)}")
+    return packed.getvalue()
+
+
+def _built(build: Callable[[Path, Path], object], output: Path, cache: Path) -> None:
+    build(output, cache / "zig")
+
+
+def test_an_installed_module_is_found_by_criu_itself(
+    run_scenario: RunScenario, site: bytes, built: bytes, standard_library: bytes
+) -> None:
+    said: dict[str, str] = {}
+
+    class Installs(ScenarioRun):
+        def criu(self, container: Container, *, restoring: bool) -> Criu:
+            return ByDefault(container, self.scenario.criu_dump, self.scenario.module)
+
+        def before_dump(self, container: Container, running: RunningWorkload) -> None:
+            put_harness(container, site, built, standard_library)
+            said["install"] = in_container(container, "module", "install", "--policy", "warn")
+
+        def between(self, container: Container, cycle: int) -> None:
+            said["verify"] = in_container(container, "module", "verify", IMAGES)
+            said["uninstall"] = in_container(container, "module", "uninstall", "--dry-run")
+
+    result = run_scenario(KeyModule.PLUGIN, runner=Installs)
+    assert result.outcome is Outcome.SURVIVED, result.reason
+    assert result.keys_equal is True
+    directory = "/usr/lib/criu"
+    files = [f"{directory}/{PLUGIN_NAME}", f"{directory}/pac-key-module.conf"]
+    assert said["install"].splitlines() == [f"write {name}" for name in files]
+    assert said["verify"] == "pac-key-module: keys of 1 threads will be loaded\n"
+    assert said["uninstall"].splitlines() == [f"would remove {name}" for name in files]
