@@ -26,7 +26,15 @@ from harness.reporting.jsonl import FILE_NAME, append_result, merge_results, rea
 from harness.reporting.record import write_record
 from harness.scenario import choices
 from harness.scenario.arms import Arm
-from harness.scenario.matrix import CELL_SECONDS, DEFAULT_BASE, SELECTIONS, Dimensions, arms_of, matrix_exit
+from harness.scenario.matrix import (
+    CELL_SECONDS,
+    DEFAULT_BASE,
+    SELECTIONS,
+    Dimensions,
+    Excluded,
+    arms_of,
+    matrix_exit,
+)
 from harness.scenario.matrix import matrix as cells_of
 from harness.scenario.matrix import shard as shard_of
 from harness.scenario.options import RunOptions
@@ -101,8 +109,7 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
                 looked_at = cache(partial(backend.machine_of, emulated))
                 chosen, excluded = cells_of(selection, wanted, DEFAULT_BASE, looked_at)
         part = choices.part(chosen, shard, shard_of)
-        for one in excluded:
-            typer.echo(f"left out {one.scenario.id}: {one.reason}", err=True)
+        _tell_left_out(excluded)
         # Said like an error, but the other cells go on.
         for error in unusable:
             typer.echo(f"criu-pac: error: its cells are left out: {error}", err=True)
@@ -119,6 +126,16 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
         command = _command(selection, wanted, shard, native=native)
         runner = _Runner(provision, lab, options, command, native=native)
         return runner.run(arms_of(part), at_once) or unless_worse
+
+
+def _tell_left_out(excluded: Sequence[Excluded]) -> None:
+    """Say which cells are left out and why; of many with one reason, how many."""
+    by_reason: dict[str, list[Excluded]] = {}
+    for one in excluded:
+        by_reason.setdefault(one.reason, []).append(one)
+    for reason, ones in by_reason.items():
+        which = ones[0].scenario.id if len(ones) == 1 else f"{len(ones)} cells like {ones[0].scenario.id}"
+        typer.echo(f"left out {which}: {reason}", err=True)
 
 
 def _options(cells_: Sequence[Scenario], results: Path | None, timeout: float) -> RunOptions:
