@@ -24,6 +24,7 @@ _WIDE_ADDRESSES = 52
 DEFAULT_BASE = BASES["debian-13"]
 CELL_SECONDS = 180.0  # for one cell as a whole
 _MASK_PRCTL = (5, 13)  # PR_PAC_SET_ENABLED_KEYS
+_STAND_INS = ("4.1.1-nopac", "4.2.1-nopac")
 _KEYS_DIFFER = {"thread-keys", "thread-masks", "process-keys"}
 _DEFAULT_WORKLOAD = "python-sleeper"
 
@@ -197,16 +198,24 @@ def _standard(start: Scenario) -> Iterator[Scenario]:
     for workload, module in itertools.product(workloads, both):
         yield replace(start, workload=workload, module=module)
     modern = KERNELS["6.12"]
-    # Versions differ in whose keys they carry.
+    # Versions differ in whose keys they carry: the leader's, or nobody's.
     telling = [start.workload, *(one for one in workloads if _KEYS_DIFFER & set(one.flags))]
-    for name, workload, module in itertools.product(("4.1.1-nopac", "4.2.1-nopac", "4.2.1"), telling, both):
-        yield replace(_with(_on(start, DEFAULT_CPU, modern), name), workload=workload, module=module)
-    native = _with(start, "4.2.1")
+    native = _with(_on(start, DEFAULT_CPU, modern), "4.2.1")
+    for workload, module in itertools.product(telling, both):
+        yield replace(native, workload=workload, module=module)
+    own_keys = load_workload("c-threads-own-keys")
+    for name, workload, module in itertools.product(_STAND_INS, (start.workload, own_keys), both):
+        yield replace(_with(native, name), workload=workload, module=module)
     for source, target in (("neoverse-v1", "neoverse-n1"), ("neoverse-n1", "neoverse-v1")):
         crossing = replace(
             native, source=_machine(CPUS[source], modern), target=_machine(CPUS[target], modern)
         )
         yield from (replace(crossing, module=module) for module in (*both, KeyModule.PLUGIN_DISABLE_AUTH))
+    for source, target in (("max-qarma5", "max"), ("max", "max-qarma5")):
+        other = replace(native, source=_machine(CPUS[source]), target=_machine(CPUS[target]))
+        yield from (replace(other, module=module) for module in both)
+    for old, new in ((DEFAULT_KERNEL, modern), (modern, DEFAULT_KERNEL)):
+        yield replace(native, source=_machine(kernel=old), target=_machine(kernel=new))
     for driver, module in itertools.product((Driver.RUNC, Driver.DOCKER), both):
         yield replace(start, driver=driver, module=module)
     yield replace(start, module=KeyModule.PLUGIN, cycles=5)
