@@ -168,8 +168,8 @@ def tools(provision: Provision, lab: Lab, tmp_path_factory: pytest.TempPathFacto
     # Compiling the modules takes an emulated machine a minute: one does it for all others.
     with booted(DEFAULT_CPU, DEFAULT_KERNEL, packed("cold.erofs"), lab, place) as first:
         first.doctors((None, ()), pycache="/tmp/pycache")
-        first.sh("tar -C /tmp -cf /tmp/pycache.tar pycache")
-        compiled = first.machine.read_file("/tmp/pycache.tar", Deadline.after(60, "compiled modules"))
+        pack = ["tar", "-C", "/tmp", "-cz", "pycache"]
+        compiled = check(first.machine, pack, Deadline.after(60, "compiled modules")).stdout
     with tarfile.open(fileobj=io.BytesIO(compiled)) as archive:
         archive.extractall(place, filter="data")
     parts["pycache"] = place / "pycache"
