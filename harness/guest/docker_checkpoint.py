@@ -80,10 +80,20 @@ class DockerCheckpoint:
         """Start the container from its checkpoint; the workload gets another process id in the guest."""
         provide_criu(self._machine, self._builds[1], self._module, deadline, loaded_from=self._loaded_from)
         self._earlier = self._ends(deadline)
+        self._make_distinct(f"c{cycle}", deadline)
         path = f"/containers/{_NAME}/start?checkpoint=c{cycle}"
         call = self._call(path, None, f"restore-{cycle}.log", deadline)
         pid = int(self._state(_NAME)["Pid"])
         return call, running.restored_as(pid) if pid else running
+
+    def _make_distinct(self, checkpoint: str, deadline: Deadline) -> None:
+        """Give a checkpoint's files another time: its archive must not be the one that made it.
+
+        containerd keeps that until its next garbage collection, and dockerd fails to upload what is
+        there ("already exists").
+        """
+        script = f"touch -d @0 /var/lib/docker/containers/*/checkpoints/{checkpoint}/*"
+        check(self._machine, ["bash", "-c", script], deadline)
 
     def _call(
         self, path: str, body: Mapping[str, object] | None, log_name: str, deadline: Deadline

@@ -9,7 +9,6 @@ from xml.etree import ElementTree as ET
 
 from harness.catalogue.outcome import Verdict
 from harness.core.errors import StorageError
-from harness.reporting.allure import write_allure
 from harness.reporting.logs import REGISTERS, evidence_of, logs_of
 
 Record = Mapping[str, Any]
@@ -29,6 +28,9 @@ def write_reports(directory: Path, records: Sequence[Record]) -> tuple[Path, Pat
     try:
         page.write_text(html(directory, list(last.values())), encoding="utf-8")
         junit.write_bytes(junit_xml(list(last.values())))
+        # Imported here: only the end of a matrix needs it, and it brings pytest with it.
+        from harness.reporting.allure import write_allure  # noqa: PLC0415 -- see above
+
         allure = write_allure(directory, list(last.values()))
     except OSError as error:
         raise StorageError(f"cannot write a report in {directory}: {error.strerror}") from error

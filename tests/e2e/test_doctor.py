@@ -368,7 +368,8 @@ def test_a_checkpoint_for_another_cpu(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    result = run_scenario(module, runner=Collects)
+    # The few frames of the sleeper prove nothing with codes of three bits (max on 6.12).
+    result = run_scenario(module, runner=Collects, workload="c-frames")
     images = tmp_path / "images"
     with tarfile.open(fileobj=io.BytesIO(Collects.images)) as archive:
         archive.extractall(images, filter="data")
@@ -381,6 +382,7 @@ def test_a_checkpoint_for_another_cpu(
         return str(report["conclusion"])
 
     source, target = machine_kinds
+    assert result.outcome.is_conclusive, result.reason
     assert result.outcome is not Outcome.SURVIVED
     assert conclusion(target) == AFFECTED
     assert conclusion(source) == SAFE
