@@ -34,6 +34,17 @@ void hold()
 	}
 }
 
+int descend(int level);
+
+// Not a tail call: every level has its own frame and its own signed LR.
+[[gnu::always_inline]] inline int below(int level)
+{
+	int sum = descend(level - 1);
+
+	__asm__ volatile("" : "+r"(sum));
+	return sum + level;
+}
+
 [[gnu::noinline]] int descend(int level)
 {
 	if (level == 0) {
@@ -42,7 +53,7 @@ void hold()
 	}
 	if (level == depth / 2) {
 		try {
-			return descend(level - 1) + level;
+			return below(level);
 		} catch (const Bottom &) {
 			throw std::logic_error("halfway");
 		}
@@ -50,9 +61,9 @@ void hold()
 	if (level % 2) {
 		Counted counted;
 
-		return descend(level - 1) + level;
+		return below(level);
 	}
-	return descend(level - 1) + level;
+	return below(level);
 }
 
 bool unwound()
