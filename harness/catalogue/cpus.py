@@ -131,6 +131,7 @@ CPUS: Mapping[str, CpuModel] = _catalogue(
 DEFAULT_CPU = CPUS["neoverse-v1"]
 NOPAUTH_CPU = CPUS["neoverse-v1-nopauth"]
 CONTROL_CPU = CPUS["neoverse-n1"]  # the control arm without pointer authentication
+HOST_CPU = "host"  # QEMU's name for the CPU it runs on, by KVM
 
 
 # As in: cortex-a76, or: max,pauth=off,sve=off

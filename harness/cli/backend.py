@@ -35,6 +35,13 @@ def machine_of(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> Machine
     return observed(lab, cpu, kernel)
 
 
+def kvm_has_pac(lab: "Lab") -> bool:
+    """Return whether KVM gives pointer authentication to guests on this host; HostError without KVM."""
+    from harness.scenario.qemu_program import kvm_has_pac as asked  # noqa: PLC0415 -- see above
+
+    return asked(lab.qemu)
+
+
 def open_native_lab(provision: Provision) -> "NativeLab":
     """Return the host as the lab; raises HostError and NoPacError."""
     from harness.scenario.native_lab import NativeLab  # noqa: PLC0415 -- see the module's docstring

@@ -1,12 +1,17 @@
 """The choice between this host and an emulated machine."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.catalogue.cpus import DEFAULT_CPU, HOST_CPU
 from harness.catalogue.names import suggestion
+from harness.cli import backend
 from harness.core.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from harness.scenario.lab import Lab
 
 AUTO, NATIVE, QEMU = "auto", "native", "qemu"
 
@@ -48,6 +53,21 @@ def _host_can() -> bool:
     if why:
         tell(f"an emulated machine is used, not this host: {why}")
     return not why
+
+
+def emulated_cpu(lab: "Lab") -> str:
+    """Return the CPU of a machine that the person names none for: this host's own where KVM gives it PAC."""
+    from harness.machines import native  # noqa: PLC0415 -- as above
+
+    if not native.is_aarch64():
+        return DEFAULT_CPU.name
+    try:
+        why = None if backend.kvm_has_pac(lab) else "KVM gives its guests no pointer authentication here"
+    except HostError as error:
+        why = error.message
+    chosen = DEFAULT_CPU.name if why else HOST_CPU
+    tell(f"--cpu {chosen}: {why or 'KVM gives its guests pointer authentication here'}")
+    return chosen
 
 
 def tell(text: str) -> None:

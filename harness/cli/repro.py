@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.catalogue.bases import Base
-from harness.catalogue.cpus import DEFAULT_CPU
+from harness.catalogue.cpus import DEFAULT_CPU, HOST_CPU
 from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.scenario import Driver, MachineSpec
@@ -112,7 +112,8 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         str | None,
         typer.Option(
             metavar="MODEL|SRC:DST",
-            help=f"CPU model, also any of QEMU's; two: restore on another. Default: {DEFAULT_CPU.name}.",
+            help=f"CPU model, also any of QEMU's, or {HOST_CPU} (KVM); two: restore on another. "
+            f"Default: {DEFAULT_CPU.name}; on arm64 {HOST_CPU} where KVM has PAC.",
         ),
     ] = None,
     kernel: Annotated[
@@ -165,7 +166,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     engine = driver != Driver.CRIU.value  # it would be given another CRIU than this host's
     emulated = {"--cpu": cpu, "--kernel": kernel, "--qemu": qemu, "--driver": engine}
     native = host.is_wanted(machine, {**emulated, "--keep": keep, "--control": control})
-    cpus = choices.cpu_pair(cpu or DEFAULT_CPU.name)
+    cpus = choices.cpu_pair(cpu) if cpu else None
     kernels = choices.kernel_pair(kernel or DEFAULT_KERNEL.name)
     wanted = partial(
         Request,
@@ -187,6 +188,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
                 return _run(request, provision, host_lab, results, verbose=verbose > 0)
         with backend.open_lab(provision, qemu) as lab:
             with progress.shown(verbose=verbose > 0):
+                cpus = cpus or choices.cpu_pair(host.emulated_cpu(lab))
                 source, target = (backend.machine_of(lab, *one) for one in zip(cpus, kernels, strict=True))
             return _run(wanted(machines=(source, target)), provision, lab, results, verbose=verbose > 0)
 

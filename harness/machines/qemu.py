@@ -22,7 +22,7 @@ from harness.machines.console import Console
 from harness.machines.leash import leash
 from harness.machines.monitor import Monitor
 from harness.machines.post_mortem import cause
-from harness.machines.qemu_config import MachineFiles, QemuConfig, argv
+from harness.machines.qemu_config import MEMORY_MIB, MachineFiles, QemuConfig, argv
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class QemuMachine(Closing):
         ram_shared: bool,
         incoming: bool,
         kernel_arguments: str = "",
+        memory_mib: int = MEMORY_MIB,
     ) -> Self:
         """Start QEMU with listening sockets made here, before it runs.
 
@@ -84,6 +85,7 @@ class QemuMachine(Closing):
                     ram_shared=ram_shared,
                     incoming=incoming,
                     kernel_arguments=kernel_arguments,
+                    memory_mib=memory_mib,
                     console_fd=fds["console"],
                     qmp_fd=fds["qmp"],
                     agent_fd=fds["agent"],

@@ -4,7 +4,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.catalogue.cpus import HOST_CPU
+
 GUEST_DOCKER_PORT = 2375
+MEMORY_MIB = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,9 @@ class MachineFiles:
 class QemuConfig:
     """One emulated machine.
 
-    ``cpu`` is QEMU's -cpu argument, ``memory_mib`` guest memory in MiB, ``ram`` the file that
-    backs it: shared while a template is made, mapped privately (copy on write) by clones.
+    ``cpu`` is QEMU's -cpu argument; "host" is the CPU that QEMU runs on, by KVM. ``memory_mib`` is
+    guest memory in MiB, ``ram`` the file that backs it: shared while a template is made, mapped
+    privately (copy on write) by clones.
     ``incoming`` waits for a saved state instead of booting. The file descriptors are listening
     sockets the parent made. ``directory`` is 0700 and private to the machine. ``leash`` are words
     before the program that make it end with its parent; without them QEMU sees to it itself.
@@ -38,7 +42,7 @@ class QemuConfig:
     console_fd: int
     qmp_fd: int
     agent_fd: int
-    memory_mib: int = 1024
+    memory_mib: int = MEMORY_MIB
     cpus: int = 2
     kernel_arguments: str = ""
     leash: tuple[str, ...] = ()
@@ -52,6 +56,18 @@ class QemuConfig:
     def docker_socket(self) -> Path:
         """Unix socket on the host that reaches the guest's container engine."""
         return self.directory / "docker.sock"
+
+
+def uses_kvm(cpu: str) -> bool:
+    """Return whether a machine with this -cpu argument runs on the host's own CPU; others are emulated."""
+    return cpu.partition(",")[0] == HOST_CPU
+
+
+def board(cpu: str) -> tuple[str, ...]:
+    """Return the words for the machine's type, accelerator and CPU."""
+    # KVM has the interrupt controller of the host only.
+    gic, accelerator = ("host", "kvm") if uses_kvm(cpu) else ("3", "tcg,thread=multi")
+    return ("-machine", f"virt,gic-version={gic},memory-backend=ram", "-accel", accelerator, "-cpu", cpu)
 
 
 def argv(config: QemuConfig) -> list[str]:
@@ -68,9 +84,8 @@ def argv(config: QemuConfig) -> list[str]:
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         # Not both: it would turn the leash's SIGKILL into a SIGTERM, which QEMU may be slow to obey.
         *(() if config.leash else ("-run-with", "exit-with-parent=on")),
-        *("-machine", "virt,gic-version=3,memory-backend=ram"),
-        *("-accel", "tcg,thread=multi", "-cpu", config.cpu, "-smp", str(config.cpus)),
-        *("-m", f"{config.memory_mib}M"),
+        *board(config.cpu),
+        *("-smp", str(config.cpus), "-m", f"{config.memory_mib}M"),
         *(
             "-object",
             f"memory-backend-file,id=ram,size={config.memory_mib}M,mem-path={_value(config.ram)},share={shared}",

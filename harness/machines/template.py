@@ -16,7 +16,7 @@ from harness.core import steps
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError, MachineError, StorageError
 from harness.machines.qemu import QemuMachine
-from harness.machines.qemu_config import MachineFiles
+from harness.machines.qemu_config import MEMORY_MIB, MachineFiles
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class TemplateSpec:
     cpu: str
     files: MachineFiles
     kernel_arguments: str = ""
+    memory_mib: int = MEMORY_MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,7 @@ class Template:
             ram_shared=False,
             incoming=True,
             kernel_arguments=self.spec.kernel_arguments,
+            memory_mib=self.spec.memory_mib,
         )
         try:
             with machine.monitor() as monitor:
@@ -107,6 +109,7 @@ def cold_boot(
         ram_shared=True,
         incoming=False,
         kernel_arguments=spec.kernel_arguments,
+        memory_mib=spec.memory_mib,
     )
     try:
         started(machine)

@@ -25,7 +25,7 @@ from harness.guest.probe import Probe, build_probe, probe_key
 from harness.guest.workload import available_workloads, load_workload, workload_directory
 from harness.key_module.build import PLUGIN_NAME, build_plugin, plugin_key
 from harness.machines.qemu import QemuMachine
-from harness.machines.qemu_config import MachineFiles, shape
+from harness.machines.qemu_config import MachineFiles
 from harness.machines.template import TEMPLATE_KIND, Template, TemplateSpec, cold_boot, template
 from harness.provision.base_protection import LIBC_PATHS, check_protection
 from harness.provision.bundle import bundle
@@ -173,8 +173,7 @@ class Lab(Closing):
         key = content_key(
             *(
                 _PREPARATION,
-                self.qemu.key,
-                shape(kind.cpu.qemu, kind.cpu.boot),
+                *self.qemu.key_of(kind.cpu),
                 *(_artifact_name(path) for path in _paths(files)),
             ),
             *(kind.base.digest, hashlib.sha256(context).hexdigest()),

@@ -15,7 +15,6 @@ from harness.core.errors import MachineError, NetworkError, UsageError
 from harness.guest.probe import PROBE
 from harness.guest.probe_results import MachineFacts, parse
 from harness.machines.protocol import check
-from harness.machines.qemu_config import shape
 from harness.machines.template import TemplateSpec
 from harness.provision.guest_image import GUEST_GROUP, content_key
 from harness.scenario.qemu_program import check_cpu
@@ -50,7 +49,7 @@ def machine_facts(lab: "Lab", cpu: CpuModel | UnseenCpu, kernel: Kernel) -> Mach
     files = lab.files(kernel, GUEST_GROUP, ())
     # An artifact's directory is named by the digest of what it was made from.
     names = [one.parent.name for one in (files.kernel, files.initramfs, files.root, files.tools)]
-    key = content_key(lab.qemu.key, shape(cpu.qemu, cpu.boot), *names)
+    key = content_key(*lab.qemu.key_of(cpu), *names)
     spec = TemplateSpec(
         key=key, program=lab.qemu.command, cpu=cpu.qemu, files=files, kernel_arguments=cpu.boot
     )

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from harness.catalogue.cpus import CPUS
+from harness.catalogue.cpus import CPUS, HOST_CPU, CpuModel, UnseenCpu
 from harness.catalogue.names import suggestion
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, UsageError
-from harness.core.process import run
+from harness.core.process import CommandResult, run
+from harness.machines.qemu_config import board, shape, uses_kvm
 from harness.provision.bundle import host_tools
 from harness.provision.context import Provision
 
@@ -32,6 +36,10 @@ class QemuProgram:
     command: tuple[str, ...]
     version: str
     key: str
+
+    def key_of(self, cpu: CpuModel | UnseenCpu) -> tuple[str, ...]:
+        """Return what a saved state is of: this program, the machine it makes, and the host for its CPU."""
+        return (self.key, shape(cpu.qemu, cpu.boot), *([_this_host()] if uses_kvm(cpu.qemu) else []))
 
 
 def bundled_qemu(provision: Provision) -> QemuProgram:
@@ -74,28 +82,78 @@ def _checked_version(command: tuple[str, ...], name: str) -> str:
 
 
 def check_cpu(program: QemuProgram, text: str) -> None:
-    """Raise UsageError unless this QEMU has a CPU ``text`` that runs arm64 kernels; it lists near names."""
+    """Raise UsageError unless this QEMU has a CPU ``text`` that runs arm64 kernels; it lists near names.
+
+    For the host's own CPU, HostError where there is no KVM to run a machine on it.
+    """
+    if uses_kvm(text):
+        kvm_has_pac(program)
+        return
     name = text.partition(",")[0]
     model = run([*program.command, "-cpu", "help"], Deadline.after(20, "QEMU's list of CPUs"))
     known = _CPU_LINE.findall(model.text)
     if name not in known:
         raise UsageError(f"unknown CPU {text!r}", hint=suggestion(name, {*known, *CPUS}))
-    questions = (
-        {"execute": "qmp_capabilities"},
-        {"execute": "qom-get", "arguments": {"path": _FIRST_CPU, "property": "aarch64"}},
-        {"execute": "quit"},
-    )
-    words = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "virt", "-accel", "tcg", "-S"]
-    tried = run(
-        [*program.command, *words, "-cpu", text, "-qmp", "stdio"],
-        Deadline.after(20, f"QEMU with CPU {text}"),
-        stdin="".join(json.dumps(one) + "\n" for one in questions).encode(),
-    )
+    look = {"execute": "qom-get", "arguments": {"path": _FIRST_CPU, "property": "aarch64"}}
+    tried, answers = _asked(program, text, look)
     if tried.returncode != 0:
         valid = _VALID.search(tried.error_text)
         said = tried.error_text.splitlines()[0].partition(": ")[2] if tried.error_text else "no message"
         raise UsageError(
             f"QEMU refuses --cpu {text}: {said}", hint=f"there are {valid[1]}" if valid else None
         )
-    if '{"return": true}' not in tried.text:
+    if True not in answers:
         raise UsageError(f"--cpu {text} has 32 bits: no arm64 kernel runs on it")
+
+
+def kvm_has_pac(program: QemuProgram) -> bool:
+    """Return whether machines on this host's own CPU authenticate pointers: KVM is asked, through QEMU.
+
+    ``pauth`` of the expanded model "host" is what KVM lets a guest have (QEMU, docs/system/arm/
+    cpu-features.rst): a CPU with PAC is not enough. Raises HostError where KVM cannot be used.
+    """
+    model = {"type": "full", "model": {"name": HOST_CPU}}
+    tried, answers = _asked(program, HOST_CPU, {"execute": "query-cpu-model-expansion", "arguments": model})
+    expanded = next(
+        (one["model"]["props"] for one in answers if isinstance(one, dict) and "model" in one), None
+    )
+    if tried.returncode != 0 or expanded is None:
+        said = tried.error_text.strip().splitlines() or ["no message"]
+        raise HostError(
+            f"--cpu {HOST_CPU} needs KVM for arm64, and QEMU cannot use it here: {said[0]}",
+            hint="name a CPU to emulate: --cpu neoverse-v1",
+        )
+    return expanded.get("pauth") is True
+
+
+def _asked(
+    program: QemuProgram, cpu: str, question: Mapping[str, Any]
+) -> tuple[CommandResult, Sequence[Any]]:
+    """Return how QEMU ended with this CPU, not started, and what it returned over QMP."""
+    backend = ("-object", "memory-backend-ram,id=ram,size=128M", "-m", "128M")
+    words = (
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        *board(cpu),
+        *backend,
+        "-S",
+        "-qmp",
+        "stdio",
+    )
+    commands = ({"execute": "qmp_capabilities"}, question, {"execute": "quit"})
+    tried = run(
+        [*program.command, *words],
+        Deadline.after(20, f"QEMU with CPU {cpu}"),
+        stdin="".join(json.dumps(one) + "\n" for one in commands).encode(),
+    )
+    said = [json.loads(line) for line in tried.text.splitlines() if line.startswith("{")]
+    return tried, [one["return"] for one in said if "return" in one]
+
+
+def _this_host() -> str:
+    """Return a digest of kernel and CPU: what KVM saved on one host is not resumed on another."""
+    cpu = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
+    kernel = os.uname()
+    return hashlib.sha256(f"{kernel.release}\0{kernel.version}\0{cpu}".encode()).hexdigest()
