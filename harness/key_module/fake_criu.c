@@ -156,16 +156,19 @@ uint64_t arm64_midr(void)
     return midr ? strtoull(midr, NULL, 0) : 0;
 }
 
-void arm64_stop_and_sign(struct signed_codes *codes, bool generic)
+int arm64_stop_and_sign(void *signed_codes)
 {
+    struct signed_codes *codes = signed_codes;
     const char *algorithm = getenv("FAKE_ALGORITHM");
 
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
+        _exit(1);
     kill(getpid(), SIGSTOP);
     if (getenv("FAKE_SIGN"))
         raise(SIGILL);
     for (unsigned int i = 0; i < SIGNED_COUNT; i++)
         codes->address[i] = i + (algorithm ? strtoull(algorithm, NULL, 0) : 0);
-    codes->generic = generic ? 4711 : 0;
+    codes->generic = codes->sign_generic ? 4711 : 0;
     _exit(0);
 }
 

@@ -11,17 +11,18 @@ uint64_t arm64_midr(void);
 
 #define SIGNED_COUNT 16u
 
-/* Shared with the signing child. */
+/* Of the signing child, in memory it shares with us. */
 struct signed_codes {
-    uint64_t address[SIGNED_COUNT]; /* what pacia1716 made of fixed pointers and modifiers */
-    uint64_t generic;               /* what pacga made of fixed data and modifier */
+    bool sign_generic;              /* asked: pacga is an undefined instruction where there is no GA */
+    uint64_t address[SIGNED_COUNT]; /* answered: what pacia1716 made of fixed pointers and modifiers */
+    uint64_t generic;               /* and what pacga made of fixed data and modifier */
 };
 
 /*
- * In a child that is traced: stop, and once continued sign with the keys it was given and exit.
- * From the stop on nothing returns from a function whose return address is signed: the keys
- * are other ones by then, and libc may be built with branch protection.
+ * The whole life of a child: be traced, stop, and once continued sign with the keys it was given
+ * and exit. From the stop on nothing returns from a function whose return address is signed: the
+ * keys are other ones by then, and libc may be built with branch protection.
  */
-_Noreturn void arm64_stop_and_sign(struct signed_codes *codes, bool generic);
+int arm64_stop_and_sign(void *signed_codes);
 
 #endif

@@ -3,11 +3,10 @@
 #include "probe.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,9 +18,12 @@
 /* Of every key of the child while it signs: public, and fixed for ever like what it signs. */
 #define PUBLIC_KEY_BYTE 0xa5
 
+#define STACK_SIZE 16384u
+
 struct tracee {
     pid_t pid;
-    struct signed_codes *codes; /* shared with it */
+    struct signed_codes codes;
+    uint8_t stack[STACK_SIZE] __attribute__((aligned(16)));
 };
 
 static int wait_for(pid_t child, int *status)
@@ -32,26 +34,20 @@ static int wait_for(pid_t child, int *status)
     return 0;
 }
 
-/* Fork a child that stops itself as our tracee. */
-static int start_tracee(struct tracee *child, bool generic)
+/*
+ * A child that stops itself as our tracee. It shares our memory: to copy the page tables of CRIU and
+ * to take them down again is most of what a probe costs, and a restore waits for it.
+ */
+static int start_tracee(struct tracee *child)
 {
     int status = 0, error;
 
-    child->codes = mmap(NULL, sizeof(*child->codes), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (child->codes == MAP_FAILED)
-        return -errno;
-    child->pid = fork();
-    if (child->pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0)
-            arm64_stop_and_sign(child->codes, generic);
-        _exit(1);
-    }
+    child->pid = clone(arm64_stop_and_sign, child->stack + STACK_SIZE, CLONE_VM | SIGCHLD, &child->codes);
     error = child->pid < 0 ? -errno : wait_for(child->pid, &status);
     if (!error && !WIFSTOPPED(status))
         error = -EPERM;
     if (error)
-        munmap(child->codes, sizeof(*child->codes));
+        child->pid = 0;
     return error;
 }
 
@@ -63,7 +59,6 @@ static void end_tracee(struct tracee *child)
         kill(child->pid, SIGKILL);
         wait_for(child->pid, &status);
     }
-    munmap(child->codes, sizeof(*child->codes));
 }
 
 /* Read a set and write the public key over it. */
@@ -137,36 +132,27 @@ static int probe_algorithm(struct tracee *child, struct machine_pac *machine)
     child->pid = 0;
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         return -EPROTO;
-    machine->address_probe = mixed(child->codes->address, SIGNED_COUNT);
-    machine->generic_probe = child->codes->generic;
+    machine->address_probe = mixed(child->codes.address, SIGNED_COUNT);
+    machine->generic_probe = child->codes.generic;
     return 0;
-}
-
-/* One child tells which sets there are; GA's instruction may be tried only where its set is. */
-static int probe_child(struct machine_pac *machine, bool sign)
-{
-    struct tracee child = { 0 };
-    bool generic = machine->generic_auth;
-    int error = start_tracee(&child, generic);
-
-    if (error)
-        return error;
-    error = probe_sets(child.pid, machine);
-    if (!error && sign)
-        error = probe_algorithm(&child, machine);
-    end_tracee(&child);
-    return error;
 }
 
 int probe_machine(struct machine_pac *machine, char reason[PROBE_REASON_SIZE])
 {
+    struct tracee child;
     int error;
 
     memset(machine, 0, sizeof(*machine));
+    memset(&child.codes, 0, sizeof(child.codes));
     machine->midr = arm64_midr();
-    error = probe_child(machine, false);
-    if (!error && machine->address_auth)
-        error = probe_child(machine, true);
+    error = start_tracee(&child);
+    if (!error)
+        error = probe_sets(child.pid, machine);
+    if (!error && machine->address_auth) {
+        child.codes.sign_generic = machine->generic_auth;
+        error = probe_algorithm(&child, machine);
+    }
+    end_tracee(&child);
     if (error == -EINVAL)
         snprintf(reason, PROBE_REASON_SIZE,
                  "this CPU authenticates pointers but the kernel does not give out the keys "
