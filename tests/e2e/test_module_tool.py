@@ -1,21 +1,18 @@
 """`criu-pac keys`, `module install` and the check of `module verify`, run inside an arm64 machine."""
 
 import contextlib
-import importlib.metadata
 import io
-import shlex
-import subprocess
-import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.scenario import KeyModule
 from harness.core.deadline import Deadline
-from harness.guest.container import IMAGES, NAME, WORK, Container
+from harness.guest.container import IMAGES, NAME, TOOLS, WORK, Container
 from harness.guest.criu import Criu, CriuRun
 from harness.guest.engine import DockerEngine
 from harness.guest.workload import RunningWorkload
@@ -24,51 +21,62 @@ from harness.key_module.cpu_names import algorithm_name, cpu_name
 from harness.key_module.keyfile import parse_key_file
 from harness.machines.protocol import check
 from harness.provision.context import Provision
-from harness.provision.guest_image import userland_archive
+from harness.provision.guest_image import Part
 from harness.pytest_plugin import RunScenario
+from harness.scenario.lab import Lab
 from harness.scenario.run import ScenarioRun
+from support.arm_host import Installation
 
-CHECKOUT = Path(__file__).parents[2]
 KEY_FILE = f"{IMAGES}/pac-keys.img"
-SITE, PYTHON = "/opt/site", "/opt/python"
 SAVED = f"{WORK}/saved-keys"
-COMPILER = "ziglang"  # 80 MB that nothing inside the machine needs; what is compiled with it is sent
-CACHE = "/opt/cache"
+PLACE = "/opt"
+IN_CONTAINER = Installation(
+    python=f"{TOOLS}/python", site=f"{TOOLS}/site", harness=f"{PLACE}/harness", cache=f"{PLACE}/cache"
+)
 
 
 def soon(what: str) -> Deadline:
     return Deadline.after(60, what)
 
 
-@pytest.fixture(scope="session")
-def checker(provision: Provision, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    output = tmp_path_factory.mktemp("check") / "check"
-    return build_check(output, provision.cache.root / "zig").read_bytes()
+class LabWithPython(Lab):
+    """Its machines have, among their tools, a whole Python with what the harness imports.
+
+    The container's own is minimal, and to send another takes an emulated machine half a minute.
+    """
+
+    def __init__(self, provision: Provision, python: Path) -> None:
+        super().__init__(provision)
+        self._python = python
+
+    def tools(self, builds: Iterable[CriuBuild]) -> list[Part]:
+        names = ("python", "site")
+        parts = [Part(place=name, path=self._python / name, digest=self._python.name) for name in names]
+        return [*super().tools(builds), *parts]
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The harness and what it imports, for the Python of the container, as an archive of its root."""
-    directory = tmp_path_factory.mktemp("site")
-    wanted = [one.partition(";")[0] for one in importlib.metadata.requires("criu-pac-harness") or ()]
-    wanted = [one for one in wanted if not one.startswith(COMPILER)]
-    platform = ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64"]
-    words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(directory), *platform]
-    words += ["--only-binary=:all:", "--python-version", "3.13", "--implementation", "cp", *wanted]
-    subprocess.run(words, check=True, capture_output=True, timeout=300)
-    packed = io.BytesIO()
-    installed = Path(str(importlib.metadata.distribution(COMPILER).locate_file("")))
-    named = installed.glob(f"{COMPILER}-*.dist-info")  # its version is part of the names in the cache
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path in (*directory.iterdir(), *named, CHECKOUT / "harness"):
-            archive.add(path, f"{SITE[1:]}/{path.name}")
-    return packed.getvalue()
+def lab(provision: Provision, guest_python: Path) -> Iterator[Lab]:
+    with LabWithPython(provision, guest_python) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
-def standard_library(provision: Provision) -> bytes:
-    """What the container's minimal Python lacks."""
-    return userland_archive(provision, "python-stdlib-debian-13", whole=False).read_bytes()
+def compiled(provision: Provision) -> dict[str, Path]:
+    """The compiled parts of the module in the cache, by their kind."""
+    store = provision.cache
+    return {
+        "key-module": store.artifact(
+            "key-module", plugin_key()[:32], lambda work: _built(build_plugin, work / PLUGIN_NAME, store.root)
+        ),
+        "key-module-check": store.artifact(
+            "key-module-check", check_key()[:32], lambda work: _built(build_check, work / "check", store.root)
+        ),
+    }
+
+
+def _built(build: Callable[[Path, Path], object], output: Path, cache: Path) -> None:
+    build(output, cache / "zig")
 
 
 def send(container: Container, archive: bytes, *, place: str) -> None:
@@ -77,30 +85,18 @@ def send(container: Container, archive: bytes, *, place: str) -> None:
 
 
 def in_container(container: Container, *words: str) -> str:
-    settings = {
-        "PYTHONHOME": f"{PYTHON}/usr",
-        "PYTHONPATH": SITE,
-        "LD_LIBRARY_PATH": f"{PYTHON}/usr/lib/aarch64-linux-gnu",
-        "CRIU_PAC_CACHE": CACHE,
-        "CRIU_PAC_OFFLINE": "1",
-    }
-    python = " ".join(f"{name}={value}" for name, value in settings.items())
-    command = f"{python} exec {PYTHON}/usr/bin/python3.13 -m harness {shlex.join(words)}"
-    result = container.run(["bash", "-c", command], Deadline.after(90, f"criu-pac {words[0]} in the machine"))
+    result = container.run(
+        IN_CONTAINER.command(*words), Deadline.after(90, f"criu-pac {words[0]} in the machine")
+    )
     assert result.returncode == 0, result.error_text
     return result.text
 
 
 def put_harness(container: Container, *archives: bytes) -> None:
-    """Put the harness into the container, and a whole Python beside its own, which the workload has mapped.
-
-    ``archives``: the standard library last, the others of the root.
-    """
+    """Unpack what of IN_CONTAINER the tools do not hold."""
     with contextlib.closing(DockerEngine(container.machine)) as engine:
-        check(container.machine, [*container.prefix, "mkdir", "-p", PYTHON], soon("a directory"))
-        engine.insert(NAME, PYTHON, archives[-1])
-        for archive in archives[:-1]:
-            engine.insert(NAME, "/", archive)
+        for archive in archives:
+            engine.insert(NAME, PLACE, archive)
 
 
 class LeaveStopped(Criu):
@@ -119,7 +115,7 @@ class LeaveStopped(Criu):
 
 @pytest.mark.parametrize("workload", ["c-threads-own-keys"])
 def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
-    run_scenario: RunScenario, site: bytes, standard_library: bytes, workload: str
+    run_scenario: RunScenario, harness_archive: bytes, workload: str
 ) -> None:
     class ByHand(ScenarioRun):
         def criu(self, container: Container, *, restoring: bool) -> Criu:
@@ -130,7 +126,7 @@ def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
 
         def before_dump(self, container: Container, running: RunningWorkload) -> None:
             self.seen.carrier = True  # this test is
-            put_harness(container, site, standard_library)
+            put_harness(container, harness_archive)
             LeaveStopped.pid = running.pid
             said = in_container(container, "keys", "save", str(running.pid), "-o", SAVED)
             assert f"saved in {SAVED}" in said
@@ -144,8 +140,9 @@ def test_keys_by_ptrace_keep_a_process_alive_without_the_plugin(
 
 
 def test_verify_says_beforehand_what_the_module_says_at_a_restore(
-    run_scenario: RunScenario, checker: bytes
+    run_scenario: RunScenario, compiled: dict[str, Path]
 ) -> None:
+    checker = (compiled["key-module-check"] / "check").read_bytes()
     program = f"{WORK}/check"
     seen: dict[str, tuple[int, str]] = {}
 
@@ -201,29 +198,17 @@ class ByDefault(Criu):
 
 
 @pytest.fixture(scope="session")
-def built(provision: Provision) -> bytes:
-    """The compiled parts of the module in a cache of their own, as an archive of the root."""
-    store, packed = provision.cache, io.BytesIO()
-    made = [
-        store.artifact(
-            "key-module", plugin_key()[:32], lambda work: _built(build_plugin, work / PLUGIN_NAME, store.root)
-        ),
-        store.artifact(
-            "key-module-check", check_key()[:32], lambda work: _built(build_check, work / "check", store.root)
-        ),
-    ]
+def cache_archive(compiled: dict[str, Path]) -> bytes:
+    """The compiled parts of the module as a cache."""
+    packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path in made:
-            archive.add(path, f"{CACHE[1:]}/{path.relative_to(store.root)}")
+        for kind, path in compiled.items():
+            archive.add(path, f"cache/artifacts/{kind}/{path.name}")
     return packed.getvalue()
 
 
-def _built(build: Callable[[Path, Path], object], output: Path, cache: Path) -> None:
-    build(output, cache / "zig")
-
-
 def test_an_installed_module_is_found_by_criu_itself(
-    run_scenario: RunScenario, site: bytes, built: bytes, standard_library: bytes
+    run_scenario: RunScenario, harness_archive: bytes, cache_archive: bytes
 ) -> None:
     said: dict[str, str] = {}
 
@@ -232,7 +217,7 @@ def test_an_installed_module_is_found_by_criu_itself(
             return ByDefault(container, self.scenario.criu_dump, self.scenario.module)
 
         def before_dump(self, container: Container, running: RunningWorkload) -> None:
-            put_harness(container, site, built, standard_library)
+            put_harness(container, harness_archive, cache_archive)
             said["install"] = in_container(container, "module", "install", "--policy", "warn")
 
         def between(self, container: Container, cycle: int) -> None:
