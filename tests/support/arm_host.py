@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -175,24 +175,30 @@ def _compile(directory: Path, packages: Provision) -> None:
 
 def host_disk(lab: Lab, base: PreparedBase, python: Path, packages: Provision) -> Path:
     """Return an image with Python, a client of the engine, and a cache for BUILDS and ``base``."""
-    root = lab.provision.cache.root
     client = bundle(_CLIENT.name, packages)
-    parts = {path.relative_to(root).as_posix(): path for path in _artifacts(lab, base)}
-    parts = {f"cache/{place}": path for place, path in parts.items()}
-    parts |= {name: python / name for name in ("python", "site")}
-    parts["bin/docker"] = client.program("docker")
-    key = hashlib.sha256("\n".join([python.name, client.root.name, *sorted(parts)]).encode()).hexdigest()[:32]
+    return make_disk(lab.provision, python, _artifacts(lab, base), {"bin/docker": client.program("docker")})
+
+
+def make_disk(
+    provision: Provision, python: Path, cached: Iterable[Path], others: Mapping[str, Path] | None = None
+) -> Path:
+    """Return an image with Python, with these parts of the cache in "cache", and with ``others``."""
+    root = provision.cache.root
+    parts = {f"cache/{path.relative_to(root)}": path for path in cached}
+    parts |= {name: python / name for name in ("python", "site")} | dict(others or {})
+    made_of = [f"{place} {path}" for place, path in sorted(parts.items())]
+    key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:32]
 
     def build(work: Path) -> None:
         # Times as they are: the manifests of the cache tell them.
         with tarfile.open(work / "tar", "w", format=tarfile.PAX_FORMAT) as archive:
             for place, path in parts.items():
                 archive.add(path, place)
-        make = host_tools(lab.provision).command("mkfs.erofs")
+        make = host_tools(provision).command("mkfs.erofs")
         subprocess.run([*make, "--quiet", "--tar=f", work / "erofs", work / "tar"], check=True, timeout=180)
         (work / "tar").unlink()
 
-    return lab.provision.cache.artifact("test-disk", key, build) / "erofs"
+    return provision.cache.artifact("test-disk", key, build) / "erofs"
 
 
 def _artifacts(lab: Lab, base: PreparedBase) -> Iterator[Path]:

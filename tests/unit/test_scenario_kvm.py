@@ -16,7 +16,7 @@ from harness.scenario.qemu_program import QemuProgram, check_cpu, kvm_has_pac
 
 GREETING = '{"QMP": {"version": {}, "capabilities": []}}\n{"return": {}}'
 MODEL = '{"return": {"model": {"name": "host", "props": {"pmu": true, "pauth": %s}}}}'
-NO_KVM = "qemu: Could not access KVM kernel module: No such file or directory"
+NO_KVM = "qemu: -accel kvm: Could not access KVM kernel module: No such file or directory"
 
 
 class FakeLab:
