@@ -63,6 +63,7 @@ class Answer:
     @property
     def report(self) -> Report:
         """What it reported, which its exit code has to say as well."""
+        assert self.text, self.error
         report = dict(json.loads(self.text))
         assert self.code == EXIT_CODES[report["conclusion"]]
         return report
@@ -267,7 +268,7 @@ def test_the_engine_is_named_and_its_images_are_looked_at(guest: Guest, machine_
     library = by_name.report["facts"]["image"]["C library"]
     assert library["usr/lib/aarch64-linux-gnu/libc.so.6"]
     assert (absent.code, absent.text) == (ExitCode.USAGE, "")
-    assert "error: --image no-such-image:1: docker: " in absent.error
+    assert "error: --image no-such-image:1: docker: Error response from daemon: " in absent.error
 
     engines, routes = whole.report["facts"]["engines"], whole.report["facts"]["routes"]
     assert engines["docker"]["path"] == f"{DOCKER_CLIENT}/docker"
@@ -277,7 +278,12 @@ def test_the_engine_is_named_and_its_images_are_looked_at(guest: Guest, machine_
     assert versions["runc"].startswith(engines["runc"]["version"])
     assert (routes["criu"]["version"], routes["docker, runc"]["version"]) == ("4.2.1", "3.17.1")
     assert whole.report["conclusion"] == AFFECTED
-    assert [one.partition(":")[0] for one in whole.report["reasons"] if "dies of" in one] == ["docker, runc"]
+    own, daemons = (
+        next(one for one in whole.report["reasons"] if one.startswith(f"{caller}: CRIU {version} "))
+        for caller, version in (("criu", "4.2.1"), ("docker, runc", "3.17.1"))
+    )
+    assert "a restored process goes on" in own
+    assert "a restored process dies of SIGSEGV" in daemons
 
 
 class Collects(ScenarioRun):

@@ -95,6 +95,7 @@ SETTINGS = {
     "kernel/print-fatal-signals": "0",
 }
 # The disk of a guest's tools has become the host's: its driver has to look at its size again.
+# /var/run: a maintainer script of Debian's links it to /run, and none has run here.
 _AS_A_HOST = f"""
 umount {WORK} {TOOLS}
 rm -r {WORK}
@@ -104,6 +105,7 @@ mkdir -p {_DISK} {ON_HOST.cache} && mount -t erofs -o ro /dev/vdb {_DISK}
 mkdir -p /tmp/upper /tmp/work
 mount -t overlay -o lowerdir={_DISK}/cache,upperdir=/tmp/upper,workdir=/tmp/work cache {ON_HOST.cache}
 tar -xz -C {_PLACE}
+ln -s /run/docker.sock /var/run/docker.sock
 """
 
 
