@@ -18,6 +18,9 @@ IMAGES = f"{WORK}/images"
 CORES = f"{WORK}/cores"
 OUTPUT = f"{WORK}/output"
 EXITS = f"{WORK}/exits"
+# What evidence is put together in, and gone after. Not in the work directory: a workload that floods its
+# output leaves no room there.
+LISTS = "/run/criu-pac-evidence"
 WORKLOADS = "/opt/workloads"
 
 INIT = [PROBE, "init", "--exits", EXITS]

@@ -22,7 +22,7 @@ from harness.core import steps
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, StorageError
 from harness.core.rundir import UNDO
-from harness.guest.container import CORES, EXITS, IMAGES, INIT, WORK, Container
+from harness.guest.container import CORES, EXITS, IMAGES, INIT, LISTS, WORK, Container
 from harness.guest.engine import DockerEngine
 from harness.guest.prepare import ContainerImage, clean_up, observe_container
 from harness.guest.probe import SALT
@@ -65,6 +65,7 @@ old=$1 new=$2 file=$3
 _END = """
 [ -d {work} ] || exit 0
 [ "$(cat {owner} 2> /dev/null)" = {token} ] || {{ rmdir {work} 2> /dev/null; exit 0; }}
+rm -rf {lists}
 umount {work} || umount -l {work}
 rmdir {work}
 """
@@ -286,7 +287,7 @@ def put_back(directory: Path) -> None:
     with contextlib.closing(DockerEngine(machine, version="auto")) as engine, engine.explained("clearing up"):
         _reap(engine, undo)
     if undo.boot_id == boot_id():
-        end = _END.format(work=WORK, owner=_OWNER, token=undo.token)
+        end = _END.format(work=WORK, owner=_OWNER, token=undo.token, lists=LISTS)
         check(machine, ["bash", "-c", end], limit)
     path.unlink()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
-from harness.guest.container import CORES, EXITS, IMAGES, OUTPUT
+from harness.guest.container import CORES, EXITS, IMAGES, LISTS, OUTPUT
 from harness.guest.native import KERNEL_LOG_MARK
 from harness.machines.console import Console
 from harness.machines.protocol import Machine, check
@@ -27,13 +27,12 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 20.0
 # CRIU's images hold the memory of the task (and, since 4.1, its keys): logs and names only.
-# Not in the work directory: a workload that floods its output leaves no room there.
-_LISTS = "/run/criu-pac-evidence"
 _OUTPUT_BYTES = 1 << 20  # of a flood, its end
 _PACK = f"""
-cd / && mkdir -p {_LISTS} && ls -ln {IMAGES} > {_LISTS}/images.list
-tail -c {_OUTPUT_BYTES} {OUTPUT} > {_LISTS}/output
-set -- {_LISTS[1:]}/images.list {EXITS[1:]} {_LISTS[1:]}/output
+trap 'rm -rf {LISTS}' EXIT
+cd / && mkdir -p {LISTS} && ls -ln {IMAGES} > {LISTS}/images.list
+tail -c {_OUTPUT_BYTES} {OUTPUT} > {LISTS}/output
+set -- {LISTS[1:]}/images.list {EXITS[1:]} {LISTS[1:]}/output
 for one in {IMAGES[1:]}/*.log {CORES[1:]}/core.*; do [ -f "$one" ] && set -- "$@" "$one"; done
 tar -cf - "$@" || [ $? = 1 ]  # a file that grows meanwhile
 """
