@@ -84,7 +84,7 @@ def restore(
 ) -> int:
     """Restore on this host what ``dump`` saved on this or another one; refuse what cannot work."""
     from harness.scenario import handover  # noqa: PLC0415 -- as in backend
-    from harness.scenario.native_lab import observed  # noqa: PLC0415 -- as in backend
+    from harness.scenario.observed_machine import host_seen  # noqa: PLC0415 -- as in backend
 
     checkpoint, archive = handover.load(source.absolute())
     dumped, build = criu_of(checkpoint.criu), criu_of(criu or checkpoint.criu)
@@ -92,7 +92,7 @@ def restore(
         prepared = backend.prepare_base(base_named(checkpoint.base), provision)
         process = backend.workload(checkpoint.workload)
         start = _scenario(lab.spec, dumped, _module(checkpoint.module), process, prepared)
-        scenario = handover.arriving(start, observed(checkpoint.host), build)
+        scenario = handover.arriving(start, host_seen(checkpoint.host), build)
         if why := handover.refusal(scenario, checkpoint, lab.facts, lab.userland(prepared)):
             raise UsageError(f"{source} is not restored on this host: {why}")
         directory = results.absolute() if results else new_directory(datetime.now(UTC))

@@ -1,15 +1,12 @@
 """The lab in which the host itself is the machine, for one arm at a time."""
 
 import hashlib
-import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.catalogue.cpus import CpuModel, PacAlgorithm
 from harness.catalogue.criu_builds import CRIU_BUILDS, CriuBuild
-from harness.catalogue.kernels import Kernel
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
 from harness.core import process
@@ -24,7 +21,6 @@ from harness.guest.probe import probe_key
 from harness.guest.probe_results import MachineFacts, parse
 from harness.guest.workload import load_workload
 from harness.key_module.build import plugin_key
-from harness.key_module.cpu_names import cpu_name
 from harness.machines.native import NativeMachine, docker_url, is_aarch64, root_words, shows_pac
 from harness.machines.template import Facts
 from harness.provision.base_protection import LIBC_PATHS, check_protection
@@ -32,6 +28,7 @@ from harness.provision.context import Provision
 from harness.provision.guest_image import content_key
 from harness.provision.prepared_base import ImageKind, PreparedBase
 from harness.scenario.lab import Lab, MachineKind
+from harness.scenario.observed_machine import host_seen
 
 _CONTROL_WORKLOAD = "python-sleeper"
 # CRIU 3.17.1 asks a vDSO for DT_HASH, which kernel commit 48f6430505c0 took away (facts of known_issues).
@@ -68,7 +65,7 @@ class NativeLab(Closing):
             )
         self._probe = next(part.path for part in self._parts.tools(()) if part.place == "bin/pacprobe")
         self.facts = _probed(self._probe)
-        self.spec = observed(self.facts)
+        self.spec = host_seen(self.facts)
         self._root = root_words()
         self._directory: RunDirectory | None = None
         self._begun: NativeHost | None = None
@@ -176,28 +173,6 @@ def _probed(probe: Path) -> MachineFacts:
     """Return what the probe sees of the host; needs no root."""
     answer = process.run([probe, "machine"], Deadline.after(20, "probe of the host"))
     return parse(MachineFacts, "machine", answer.text or answer.error_text)
-
-
-def observed(facts: MachineFacts) -> MachineSpec:
-    """Return the machine that ``facts`` describe; raises HostError where they do not say enough."""
-    if facts.algorithm is None or facts.fpac is None or facts.insn_mask is None:
-        raise HostError("the kernel of this host does not show how its CPU signs pointers (HWCAP_CPUID)")
-    name = cpu_name(facts.midr or 0)
-    va_bits = (facts.insn_mask & -facts.insn_mask).bit_length() - 1  # a code begins where the address ends
-    cpu = CpuModel(
-        name=re.sub(r"[^a-z0-9]+", "-", name.lower()),
-        qemu="",
-        pac=facts.paca,
-        fpac=facts.fpac,
-        algorithm=None if facts.algorithm == "none" else PacAlgorithm(facts.algorithm),
-        lva=va_bits > 48,  # noqa: PLR2004 -- the least arm64 Linux is run with
-        note=f"this host: {name}",
-    )
-    series = re.match(r"\d+\.\d+", facts.release)
-    if series is None:
-        raise HostError(f"the kernel's release {facts.release!r} begins with no version")
-    kernel = Kernel(name=series.group(), suite="", package_group="", modules=(), va_bits=va_bits)
-    return MachineSpec(cpu=cpu, kernel=kernel)
 
 
 def builds_that_show(spec: MachineSpec) -> tuple[CriuBuild, CriuBuild | None, str]:

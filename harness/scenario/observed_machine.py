@@ -1,5 +1,6 @@
 """A machine that the catalogue does not know, as one of it shows itself: observed, never assumed."""
 
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from harness.catalogue.names import suggestion
 from harness.catalogue.scenario import MachineSpec
 from harness.core import steps
 from harness.core.deadline import Deadline
-from harness.core.errors import MachineError, NetworkError, UsageError
+from harness.core.errors import HostError, MachineError, NetworkError, UsageError
 from harness.guest.probe import PROBE
 from harness.guest.probe_results import MachineFacts, parse
+from harness.key_module.cpu_names import cpu_name
 from harness.machines.protocol import check
 from harness.machines.template import TemplateSpec
 from harness.provision.guest_image import GUEST_GROUP, content_key
@@ -117,6 +119,20 @@ def machine_seen(cpu: CpuModel | UnseenCpu, kernel: Kernel, facts: MachineFacts)
     if bits and seen.va_bits != bits:
         raise MachineError(f"{where}: addresses have {bits} bits, and {seen.va_bits} were expected")
     return seen
+
+
+def host_seen(facts: MachineFacts) -> MachineSpec:
+    """Return the machine that a host of these facts is, its CPU named by MIDR; raises HostError."""
+    cpu = UnseenCpu(name=re.sub(r"[^a-z0-9]+", "-", cpu_name(facts.midr or 0).lower()))
+    series = re.match(r"\d+\.\d+", facts.release)
+    if series is None:
+        raise HostError(f"the kernel's release {facts.release!r} begins with no version")
+    try:
+        bits = _address_bits("this host", facts) if facts.paca else _WITHOUT_LVA
+        kernel = Kernel(name=series.group(), suite="", package_group="", modules=(), va_bits=bits)
+        return machine_seen(cpu, kernel, facts)
+    except MachineError as error:
+        raise HostError(error.message) from error
 
 
 def _address_bits(where: str, facts: MachineFacts) -> int:

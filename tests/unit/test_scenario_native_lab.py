@@ -14,7 +14,8 @@ from harness.guest.probe_results import MachineFacts
 from harness.provision.context import Provision
 from harness.provision.settings import Settings
 from harness.scenario import native_lab
-from harness.scenario.native_lab import NativeLab, builds_that_show, observed
+from harness.scenario.native_lab import NativeLab, builds_that_show
+from harness.scenario.observed_machine import host_seen
 from harness.scenario.premises import is_cpu, is_kernel
 
 SEVEN_BITS, THREE_BITS = 0x007F_0000_0000_0000, 0x0070_0000_0000_0000
@@ -41,7 +42,7 @@ FACTS = MachineFacts(
 
 
 def test_a_machine_is_what_its_facts_say() -> None:
-    spec = observed(FACTS)
+    spec = host_seen(FACTS)
     assert (spec.cpu.name, spec.cpu.pac, spec.cpu.fpac) == ("neoverse-v1", True, False)
     assert (spec.cpu.algorithm, spec.va_bits) == (PacAlgorithm.IMPDEF, 48)
     assert spec.kernel.version == (6, 1)
@@ -58,25 +59,35 @@ def test_a_machine_is_what_its_facts_say() -> None:
     ],
 )
 def test_the_premises_hold_for_the_machine_they_were_made_of(facts: MachineFacts) -> None:
-    spec = observed(facts)
+    spec = host_seen(facts)
     assert is_cpu(facts, spec)
     assert is_kernel(facts.release, spec.kernel)
     assert " " not in spec.cpu.name
 
 
 def test_premises_of_one_host_do_not_hold_on_another() -> None:
-    spec = observed(FACTS)
+    spec = host_seen(FACTS)
     changes: list[dict[str, Any]] = [{"fpac": True}, {"algorithm": "qarma5"}, {"insn_mask": THREE_BITS}]
     for change in changes:
         assert not is_cpu(replace(FACTS, **change), spec)
     assert not is_kernel("6.12.48", spec.kernel)
 
 
-@pytest.mark.parametrize("missing", ["algorithm", "fpac", "insn_mask"])
-def test_a_host_that_does_not_show_how_it_signs_is_refused(missing: str) -> None:
-    facts: dict[str, Any] = {missing: None}
-    with pytest.raises(HostError, match="does not show how its CPU signs pointers"):
-        observed(replace(FACTS, **facts))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"algorithm": None}, r"CPU neoverse-v1 with kernel 6\.1.*does not show the ID registers"),
+        ({"fpac": None}, "does not show the ID registers"),
+        ({"algorithm": "none"}, "HWCAP_PACA is True and the algorithm none"),
+        ({"signed_lr": False}, "HWCAP_PACA is True but signing changes a pointer: False"),
+        ({"insn_mask": None}, "this host: the mask of codes is 0x0000000000000000"),
+        ({"insn_mask": 0b101 << 48}, "this host: the mask of codes is 0x0005000000000000"),
+        ({"release": "mine"}, "release 'mine' begins with no version"),
+    ],
+)
+def test_a_host_that_does_not_show_how_it_signs_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(HostError, match=told):
+        host_seen(replace(FACTS, **changes))
 
 
 @pytest.mark.parametrize(
