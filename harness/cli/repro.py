@@ -29,7 +29,7 @@ from harness.reporting.jsonl import append_result
 from harness.reporting.record import write_record
 from harness.reporting.table import print_results
 from harness.scenario import choices
-from harness.scenario.arms import Arm, native_keys_arm, repro_arms, repro_exit
+from harness.scenario.arms import CONTROL_NO_PAC, Arm, native_keys_arm, repro_arms, repro_exit
 from harness.scenario.options import RunOptions
 from harness.scenario.result import ScenarioResult
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from harness.scenario.native_lab import NativeLab
 
 _TIMEOUT = 120.0
+_KEPT = "the machines are kept; Ctrl-C ends them"
+_KEPT_HOST = "this host is kept as the last arm left it; Ctrl-C puts it back"
 _GLANCE = 0.5  # seconds between two looks at whether there was an interrupt
 
 BaseOption = Annotated[
@@ -80,6 +82,8 @@ class Request:
             driver=self.driver,
             control=self.control,
         )
+        if self.native:  # a CPU without PAC is another machine
+            arms = tuple(one for one in arms if one.name != CONTROL_NO_PAC)
         return (*arms, native_keys_arm(arms[0], self.beside)) if self.beside else arms
 
     def command(self, base: Base) -> str:
@@ -141,7 +145,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         bool,
         typer.Option(
             "--control",
-            help="Two more arms, which must survive: a CPU without PAC, an unprotected userland.",
+            help="More arms, which must survive: a CPU without PAC (not natively), an unprotected userland.",
         ),
     ] = False,
     results: Annotated[
@@ -151,7 +155,10 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the machines running until Ctrl-C, to look around.")
+        bool,
+        typer.Option(
+            "--keep", help="Keep the machines until Ctrl-C, to look around; natively what the last arm left."
+        ),
     ] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="For one arm as a whole.")] = _TIMEOUT,
     qemu: QemuOption = None,
@@ -165,7 +172,7 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     choices.check_base(base)
     engine = driver != Driver.CRIU.value  # it would be given another CRIU than this host's
     emulated = {"--cpu": cpu, "--kernel": kernel, "--qemu": qemu, "--driver": engine}
-    native = host.is_wanted(machine, {**emulated, "--keep": keep, "--control": control})
+    native = host.is_wanted(machine, emulated)
     cpus = choices.cpu_pair(cpu) if cpu else None
     kernels = choices.kernel_pair(kernel or DEFAULT_KERNEL.name)
     wanted = partial(
@@ -199,6 +206,8 @@ def _on_host(request: Request, lab: "NativeLab", *, choose: bool) -> Request:
         build, beside, why = backend.builds_that_show(lab)
         host.tell(why)
         request = replace(request, criu=(build, build), beside=beside)
+    if request.control:
+        host.tell("a control without PAC needs another CPU: --machine qemu has it")
     return request
 
 
@@ -243,7 +252,7 @@ def _run(
         record()
         code = _report(finished, directory)
         if request.keep:
-            _wait_for_interrupt()
+            _wait_for_interrupt(_KEPT_HOST if request.native else _KEPT)
         return code
 
 
@@ -274,11 +283,11 @@ def _report(results: Sequence[ScenarioResult], directory: Path) -> int:
     return code
 
 
-def _wait_for_interrupt() -> None:
-    """Keep the command, and with it its machines, alive until Ctrl-C."""
+def _wait_for_interrupt(told: str) -> None:
+    """Say what is kept, and keep the command alive, and with it its machines, until Ctrl-C."""
     try:
         # In here: whoever reads it may be quick.
-        typer.echo("the machines are kept; Ctrl-C ends them", err=True)
+        typer.echo(told, err=True)
         while True:
             # Not signal.pause: a signal that comes just before a wait begins does not end it.
             time.sleep(_GLANCE)

@@ -71,6 +71,11 @@ class FakeMachine:
         """The URL of an engine; nobody listens there unless the test does."""
         return f"unix://{self._directory}/docker.sock"
 
+    @property
+    def way_in(self) -> str:
+        """Where nobody gets."""
+        return "nowhere"
+
     def run(self, argv: Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> CommandResult:
         """Answer from the script; see Machine.run."""
         call = Call(argv=tuple(argv), stdin=stdin, deadline=deadline)

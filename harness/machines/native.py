@@ -106,6 +106,11 @@ class NativeMachine(Closing):
         """URL of the host's container engine for the docker package."""
         return self._docker_url
 
+    @property
+    def way_in(self) -> str:
+        """Words for a person: a host is entered already, and has one arm at a time."""
+        return "until the next arm begins, as root on this host"
+
     def run(self, argv: Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> CommandResult:
         """Run a command as root; see Machine.run."""
         if self._closed:

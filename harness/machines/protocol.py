@@ -22,6 +22,10 @@ class Machine(Protocol):
     def docker_url(self) -> str:
         """Where the host reaches this machine's container engine, for the docker package."""
 
+    @property
+    def way_in(self) -> str:
+        """How a person gets to a machine that is kept."""
+
     def run(self, argv: Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> CommandResult:
         """Run a command to its end; a non-zero exit is not an error.
 

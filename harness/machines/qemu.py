@@ -114,6 +114,12 @@ class QemuMachine(Closing):
         return f"unix://{self.config.docker_socket}"
 
     @property
+    def way_in(self) -> str:
+        """Words for a person: the engine's address, and the command for the console."""
+        console = f"socat - UNIX-CONNECT:{self.directory}/console.sock"
+        return f"engine: DOCKER_HOST={self.docker_url}, console: {console}"
+
+    @property
     def pid(self) -> int:
         """Process id of QEMU on the host."""
         return self._process.pid

@@ -171,9 +171,10 @@ def _success(by_name: Mapping[str, ScenarioResult]) -> str:
     )
     if WITH_NATIVE_KEYS in by_name:
         sentence += " With a CRIU that carries the keys by itself it kept running as well."
-    if {CONTROL_NO_PAC, CONTROL_UNPROTECTED} <= by_name.keys():
-        sentence += (
-            " Without pointer authentication in the CPU, or without signed return addresses in the "
-            "program, the same dump and restore do no harm."
-        )
+    causes = {
+        CONTROL_NO_PAC: "pointer authentication in the CPU",
+        CONTROL_UNPROTECTED: "signed return addresses in the program",
+    }
+    if lacking := ", or without ".join(text for name, text in causes.items() if name in by_name):
+        sentence += f" Without {lacking}, the same dump and restore do no harm."
     return sentence

@@ -140,8 +140,8 @@ class ScenarioRun:
         """Give a clone to work in; its evidence is collected before it goes."""
         with self._phase("clone"):
             machine = self.lab.clone(template)
+        container = Container(machine, template.facts["container_pid"])
         try:
-            container = Container(machine, template.facts["container_pid"])
             yield Site(machine=machine, container=container, facts=template.facts)
         finally:
             try:
@@ -149,10 +149,8 @@ class ScenarioRun:
                     collect(machine, self.seen, evidence, command=self.options.command)
             finally:
                 if self.options.keep:
-                    steps.note(
-                        f"{self.arm}: kept; engine: DOCKER_HOST={machine.docker_url}, "
-                        f"console: socat - UNIX-CONNECT:{machine.directory}/console.sock"
-                    )
+                    inside = " ".join([*container.prefix, "bash"])
+                    steps.note(f"{self.arm}: kept; {machine.way_in}, then its container: {inside}")
                 else:
                     self.lab.release(machine)
 

@@ -6,7 +6,7 @@ from harness.cli.host import is_wanted
 from harness.core.errors import HostError, UsageError
 from harness.machines import native
 
-NOTHING: dict[str, object] = {"--cpu": None, "--keep": False}
+NOTHING: dict[str, object] = {"--cpu": None, "--driver": False}
 
 
 def host(
@@ -60,7 +60,7 @@ def test_other_hosts_emulate_without_a_word(
 
 def test_the_host_has_no_other_cpu() -> None:
     with pytest.raises(UsageError, match=r"--cpu: of an emulated machine only, and --machine is native"):
-        is_wanted("native", {"--cpu": "max", "--keep": False})
+        is_wanted("native", {"--cpu": "max", "--driver": False})
 
 
 def test_an_unknown_machine_is_refused() -> None:

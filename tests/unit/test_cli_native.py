@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -12,7 +13,7 @@ from harness.catalogue.bases import BASES
 from harness.catalogue.cpus import CPUS
 from harness.catalogue.kernels import KERNELS
 from harness.catalogue.scenario import MachineSpec
-from harness.cli import backend
+from harness.cli import backend, repro
 from harness.machines import native
 from harness.provision.prepared_base import ImageKind, PreparedBase, Route
 from harness.reporting.jsonl import read_results
@@ -142,13 +143,47 @@ def test_the_choice_is_told(new_host: Any, capsys: pytest.CaptureFixture[str]) -
     assert "With a CRIU that carries the keys by itself it kept running as well." in " ".join(out.split())
 
 
-@pytest.mark.parametrize("words", [["--driver", "docker"], ["--control"], ["--keep"], ["--cpu", "max"]])
+@pytest.mark.parametrize("words", [["--driver", "docker"], ["--kernel", "6.1"], ["--cpu", "max"]])
 def test_what_the_host_is_not_is_refused(
     new_host: Any, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     new_host("neoverse-v1", "6.1")
     assert cli.main(["repro", "--machine", "native", *words]) == 64
     assert f"{words[0]}: of an emulated machine only" in capsys.readouterr().err
+
+
+def test_the_only_control_on_a_host_is_an_unprotected_userland(
+    new_host: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_host("neoverse-v1", "6.1")
+    assert cli.main(["repro", "--control", "--results", "out"]) == 0
+    out, err = capsys.readouterr()
+    records = read_results(tmp_path / "out" / "results.jsonl")
+    assert [(one["arm"], one["cpu"], one["base"]) for one in records] == [
+        ("stock", "neoverse-v1", "debian-13"),
+        ("pac-key-module", "neoverse-v1", "debian-13"),
+        ("control-unprotected", "neoverse-v1", "debian-12"),
+    ]
+    assert "note: a control without PAC needs another CPU: --machine qemu has it" in err
+    said = " ".join(out.split())
+    assert "Without signed return addresses in the program, the same dump and restore do no harm." in said
+    assert "--control" in (tmp_path / "out" / "command.txt").read_text()
+
+
+def test_a_kept_host_is_put_back_after_ctrl_c(
+    new_host: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = new_host("neoverse-v1", "6.1")
+
+    def interrupted(_seconds: float) -> None:
+        assert not fake.closed
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(repro, "time", SimpleNamespace(sleep=interrupted))
+    assert cli.main(["repro", "--keep"]) == 0
+    assert {one.keep for one in fake.options} == {True}
+    assert fake.closed
+    assert "this host is kept as the last arm left it; Ctrl-C puts it back" in capsys.readouterr().err
 
 
 def test_a_host_without_pac_shows_nothing(new_host: Any, capsys: pytest.CaptureFixture[str]) -> None:
