@@ -7,6 +7,7 @@ from types import MappingProxyType
 from harness.catalogue.names import named
 
 STAND_IN_SUFFIX = "-nopac"
+SYSTEM = "system"  # in --criu: the one that is installed on this host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,8 @@ class CriuBuild:
     more is refused), ``package_group`` its group in the package lock, ``label`` how people
     should call it. ``masks_pac``: it runs with HWCAP_PACA and HWCAP_PACG hidden from it, which
     makes it leave keys alone like a version before 4.1: a stand-in of this harness. ``path`` is
-    the directory or the program of a build that comes from no package.
+    the directory or the program of a build that comes from no package; ``libraries`` are what
+    a program needs, by name and path, ``installed`` says that it is this host's own.
     """
 
     name: str
@@ -31,11 +33,13 @@ class CriuBuild:
     label: str
     masks_pac: bool = False
     path: str | None = None
+    libraries: tuple[tuple[str, str], ...] = ()
+    installed: bool = False
 
     @property
     def spelled(self) -> str:
         """What a person writes in --criu for it."""
-        return self.path or self.name
+        return SYSTEM if self.installed else self.path or self.name
 
 
 def _stand_in(of: CriuBuild, label: str) -> CriuBuild:

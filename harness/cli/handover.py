@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.catalogue.bases import base as base_named
-from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.criu_builds import SYSTEM, CriuBuild
 from harness.catalogue.names import named
 from harness.catalogue.outcome import Outcome
 from harness.catalogue.scenario import Driver, KeyModule, MachineSpec, Scenario
@@ -36,7 +36,9 @@ TimeoutOption = Annotated[float, typer.Option(metavar="SECONDS", help="For the w
 def dump(
     *,
     to: Annotated[Path, typer.Option(metavar="DIR", help="The directory to make: new, or empty.")],
-    criu: Annotated[str | None, typer.Option(metavar="VERSION", help="CRIU; default: as in repro.")] = None,
+    criu: Annotated[
+        str | None, typer.Option(metavar="VERSION|PATH", help="CRIU; default: as in repro.")
+    ] = None,
     module: Annotated[str, typer.Option(metavar="none|plugin", help="The key module.")] = "none",
     base: Annotated[str, typer.Option(metavar="NAME", help="Userland of the container.")] = _BASE,
     workload: Annotated[str, typer.Option(metavar="NAME", help="What is dumped.")] = "python-sleeper",
@@ -46,6 +48,10 @@ def dump(
     """Dump a process on this host into a directory, to be copied and restored on another host."""
     from harness.scenario import handover  # noqa: PLC0415 -- as in backend
 
+    if criu == SYSTEM:
+        raise UsageError(
+            f"--criu {SYSTEM}: the other host has one of its own", hint="name a version or a path"
+        )
     chosen, process = _module(module), backend.workload(workload)
     build = criu_of(criu) if criu else None
     with provisioned(verbose) as provision, backend.open_native_lab(provision) as lab:
@@ -77,7 +83,9 @@ def dump(
 def restore(
     *,
     source: Annotated[Path, typer.Option("--from", metavar="DIR", help="A directory that dump made.")],
-    criu: Annotated[str | None, typer.Option(metavar="VERSION", help="CRIU; default: the dump's.")] = None,
+    criu: Annotated[
+        str | None, typer.Option(metavar=f"VERSION|PATH|{SYSTEM}", help="CRIU; default: the dump's.")
+    ] = None,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="Where results go.")] = None,
     timeout: TimeoutOption = _TIMEOUT,
     verbose: Verbosity = 0,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.catalogue.criu_builds import CriuBuild
+from harness.catalogue.criu_builds import SYSTEM, CriuBuild
 from harness.catalogue.outcome import Verdict
 from harness.catalogue.scenario import Driver, Scenario
 from harness.cli import backend, host
@@ -58,7 +58,7 @@ def matrix(  # noqa: PLR0913 -- typer makes one option of each parameter
     selection: Annotated[
         str | None, typer.Option(metavar="|".join(SELECTIONS), help="The cells to start from.")
     ] = None,
-    criu: Annotated[Values, _option("VERSION|DUMP:RESTORE|PATH", "CRIU; may be repeated.")] = None,
+    criu: Annotated[Values, _option(f"VERSION|PATH|{SYSTEM}|DUMP:RESTORE", "CRIU; may be repeated.")] = None,
     kernel: Annotated[Values, _option("VERSION|PATH|SRC:DST", "Kernel; may be repeated.")] = None,
     cpu: Annotated[
         Values, _option("MODEL|SRC:DST", "CPU model, also any of QEMU's; may be repeated.")

@@ -14,7 +14,7 @@ import typer
 
 from harness.catalogue.bases import Base
 from harness.catalogue.cpus import DEFAULT_CPU, HOST_CPU
-from harness.catalogue.criu_builds import DEFAULT_CRIU, CriuBuild
+from harness.catalogue.criu_builds import DEFAULT_CRIU, SYSTEM, CriuBuild
 from harness.catalogue.kernels import DEFAULT_KERNEL
 from harness.catalogue.scenario import Driver, MachineSpec
 from harness.catalogue.workloads import Workload
@@ -130,8 +130,9 @@ def repro(  # noqa: PLR0913 -- typer makes one option of each parameter
     criu: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION|PATH|DUMP:RESTORE",
-            help=f"CRIU, for dump and restore. Default: {DEFAULT_CRIU.name}; natively one that runs.",
+            metavar=f"VERSION|PATH|{SYSTEM}|DUMP:RESTORE",
+            help=f"CRIU, for dump and restore; {SYSTEM}: the one installed on this arm64 host. "
+            f"Default: {DEFAULT_CRIU.name}; natively one that runs.",
         ),
     ] = None,
     base: BaseOption = choices.AUTO,

@@ -16,6 +16,9 @@ from harness.core.errors import HostError
 
 log = logging.getLogger(__name__)
 
+# What a login shell of another user than root mostly lacks, and what sudo looks in.
+_SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
@@ -112,6 +115,12 @@ def popen(
         )
     except OSError as error:
         raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+
+
+def search_path() -> str:
+    """Return PATH with the system's directories behind it."""
+    own = [one for one in os.environ.get("PATH", "").split(os.pathsep) if one]
+    return os.pathsep.join([*own, *(one for one in _SYSTEM_PATH if one not in own)])
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

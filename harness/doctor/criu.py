@@ -8,8 +8,8 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
-from harness.core.process import run
-from harness.doctor.engines import Engine, daemon_path, search_path
+from harness.core.process import run, search_path
+from harness.doctor.engines import Engine, daemon_path
 from harness.key_module.build import PLUGIN_NAME
 from harness.key_module.install import (
     CONFIGURATION,

@@ -1,7 +1,6 @@
 """Container engines of a host, as far as they can be asked, and where their daemons look for CRIU."""
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -10,13 +9,11 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HarnessError
-from harness.core.process import run
+from harness.core.process import run, search_path
 
 PROGRAMS = ("docker", "podman", "runc", "crun")
 # Daemons that start runc: it gets their PATH, not that of the person who asks.
 _DAEMONS = ("dockerd", "containerd")
-# What a login shell of another user than root mostly lacks.
-_SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 _SECONDS = 20.0
 
@@ -29,12 +26,6 @@ class Engine:
     path: str
     version: str
     details: Mapping[str, object]
-
-
-def search_path() -> str:
-    """Return PATH with the system's directories behind it."""
-    own = [one for one in os.environ.get("PATH", "").split(os.pathsep) if one]
-    return os.pathsep.join([*own, *(one for one in _SYSTEM_PATH if one not in own)])
 
 
 def find_engines(not_seen: list[str]) -> dict[str, Engine]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import docker.errors
+from docker.types import Mount
 
 from harness.catalogue.criu_builds import CriuBuild
 from harness.catalogue.workloads import Workload
@@ -223,10 +224,10 @@ class NativeHost:
             privileged=True,
             network_mode="none",
             tmpfs={"/run": "mode=0755"},  # CRIU keeps what it learnt of the kernel only on a tmpfs
-            volumes={
-                WORK: {"bind": WORK, "mode": "rw"},
-                **{str(one.path): {"bind": one.place, "mode": "ro"} for one in tools},
-            },
+            mounts=[
+                Mount(WORK, WORK, type="bind"),
+                *(Mount(one.place, str(one.path), type="bind", read_only=True) for one in tools),
+            ],
         )
         for archive in layers(context):
             container.put_archive("/", archive)

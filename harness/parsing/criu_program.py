@@ -21,7 +21,8 @@ _VERSION = re.compile(rb"(?<=\0)\d+\.\d+(?:\.\d+)?(?=\0)")
 class CriuProgram:
     """See CriuBuild for the first four; ``needed`` are the libraries it names, its loader first.
 
-    ``reads_gnu_hash``: it understands the vDSO of Linux 6.11 and later.
+    ``loader`` is the path of that as the program has it. ``reads_gnu_hash``: it understands the vDSO
+    of Linux 6.11 and later.
     """
 
     version: str
@@ -29,6 +30,7 @@ class CriuProgram:
     restorer_protected: bool
     plugin_hooks: int
     reads_gnu_hash: bool
+    loader: str = ""
     needed: tuple[str, ...] = ()
 
 
@@ -60,7 +62,8 @@ def criu_program(data: bytes) -> CriuProgram:
             count_words(blob, word) for blob in blobs for word in (*SIGNS, *AUTHENTICATES)
         ),
         plugin_hooks=table // _LIST_HEAD - 1,
-        needed=(loader, *(name for name in needed if name != loader)),
+        loader=loader,
+        needed=tuple(dict.fromkeys((loader.rpartition("/")[2], *needed))),
         reads_gnu_hash=b"DT_GNU_HASH" in data,
     )
 
@@ -75,10 +78,10 @@ def is_aarch64(data: bytes) -> bool:
 
 
 def _interpreter(elf: ELFFile) -> str | None:
-    """Return the file name of the loader a program asks for."""
+    """Return the loader a program asks for, a path."""
     for segment in elf.iter_segments():
         if isinstance(segment, InterpSegment):
-            return str(segment.get_interp_name()).rpartition("/")[2]
+            return str(segment.get_interp_name())
     return None
 
 

@@ -9,21 +9,20 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.catalogue.criu_builds import CriuBuild, criu_build
+from harness.catalogue.criu_builds import SYSTEM, CriuBuild, criu_build
 from harness.core import steps
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, UsageError
 from harness.core.process import check, run
 from harness.parsing.elf_needs import exported_size, needed_libraries
 from harness.provision.context import Provision
-from harness.provision.criu_binary import read_binary
-from harness.provision.criu_layout import LIBRARIES, PROGRAM
+from harness.provision.criu_binary import read_binary, read_installed
+from harness.provision.criu_layout import LIBRARIES, LOADER, PROGRAM
 from harness.provision.criu_source import source_tree
 from harness.provision.cross_tools import TRIPLET, CrossTools, cross_tools
 from harness.provision.storage import file_sha256
 
 MANIFEST = "criu-build.json"
-LOADER = "ld-linux-aarch64.so.1"
 _FORMAT = 1
 _SECONDS = 1800.0
 _LIST_HEAD = 16  # cr_plugin_ctl: a list of the plugins and one per hook
@@ -96,7 +95,12 @@ def read_build(path: Path) -> CriuBuild:
 
 
 def criu_of(text: str) -> CriuBuild:
-    """Return the build of a catalogue name, or of a directory or program ("./mine"); raises UsageError."""
+    """Return the build of a catalogue name, of a directory or program ("./mine"), or this host's ("system").
+
+    Raises UsageError.
+    """
+    if text == SYSTEM:
+        return read_installed()
     if "/" not in text:
         return criu_build(text)
     path = Path(text).expanduser()

@@ -186,6 +186,16 @@ def test_a_kept_host_is_put_back_after_ctrl_c(
     assert "this host is kept as the last arm left it; Ctrl-C puts it back" in capsys.readouterr().err
 
 
+def test_a_dump_for_another_host_names_a_criu_that_is_the_same_there(
+    new_host: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = new_host("neoverse-v1", "6.1")
+    assert cli.main(["dump", "--to", "out", "--criu", "system"]) == 64
+    assert "--criu system: the other host has one of its own" in capsys.readouterr().err
+    assert fake.begun == 0
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_host_without_pac_shows_nothing(new_host: Any, capsys: pytest.CaptureFixture[str]) -> None:
     fake = new_host("neoverse-n1", "6.1")
     assert cli.main(["repro", "--machine", "native"]) == 3

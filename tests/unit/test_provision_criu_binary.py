@@ -99,6 +99,78 @@ def test_every_missing_library_is_named(place: Path) -> None:
     assert f"put them for arm64 into {place}/lib" in str(caught.value)
 
 
+@pytest.fixture
+def installed(tmp_path: Path, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host's root directory with the program, and in place of its loader a script that tells of one."""
+    root = tmp_path.resolve()
+    for directory in ("usr/sbin", "opt", "lib"):
+        (root / directory).mkdir(parents=True)
+    program, loader = root / "usr/sbin/criu", root / "lib" / LOADER
+    flags = ["-rdynamic", "-O1", "-mbranch-protection=none", f"-Wl,--dynamic-linker={loader}"]
+    source = compiled / "criu.c"
+    compile_c([source], program, target=AARCH64_LINUX, flags=flags, cache_root=compiled / "zig")
+    shutil.copy(compiled / "lib.so", root / "opt/libc.so.6")
+    loader.write_text(
+        f"""#!/bin/sh
+[ "$*" = "--list {program}" ] && [ -z "$LD_LIBRARY_PATH" ] || exit 9
+[ -e {root}/opt/libc.so.6 ] || {{ echo "criu: libc.so.6: cannot open shared object file" >&2; exit 127; }}
+echo "	linux-vdso.so.1 (0x0000ffff8c6f2000)"
+echo "	libc.so.6 => {root}/opt/libc.so.6 (0x0000ffff8c3e0000)"
+echo "	{loader} (0x0000ffff8c6b5000)"
+"""
+    )
+    loader.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root}/usr/sbin:/usr/bin:/bin")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somebody's own")
+    return root
+
+
+def test_the_one_installed_on_this_host_has_the_libraries_its_loader_finds(installed: Path) -> None:
+    found = criu_of("system")
+    assert (found.version, found.plugin_hooks, found.spelled) == ("4.9.1", 13, "system")
+    assert found.name.startswith("system+")
+    assert dict(files_of(found)) == {
+        f"/{PROGRAM}": installed / PROGRAM,
+        f"/{LIBRARIES}/libc.so.6": installed / "opt/libc.so.6",
+        f"/{LIBRARIES}/{LOADER}": installed / "lib" / LOADER,
+    }
+
+
+def test_a_library_that_this_hosts_loader_misses_is_told_in_its_words(installed: Path) -> None:
+    (installed / "opt/libc.so.6").unlink()
+    told = (
+        rf"--criu system, {installed}/usr/sbin/criu, does not start on this host: criu: libc\.so\.6: cannot"
+    )
+    with pytest.raises(UsageError, match=told):
+        criu_of("system")
+
+
+def test_a_host_without_criu_is_told_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.provision.criu_binary.search_path", lambda: str(tmp_path))
+    with pytest.raises(UsageError, match=f"--criu system: there is no criu in {tmp_path}; install it, or"):
+        criu_of("system")
+
+
+def test_the_one_installed_on_a_host_of_another_kind_is_refused(installed: Path) -> None:
+    data = bytearray((installed / PROGRAM).read_bytes())
+    data[18] = 62  # e_machine: EM_X86_64
+    (installed / PROGRAM).write_bytes(data)
+    told = r"--criu system, .*/usr/sbin/criu, is no program of CRIU for arm64: .*EM_X86_64"
+    with pytest.raises(UsageError, match=told):
+        criu_of("system")
+
+
+def test_another_c_library_than_the_one_bundles_are_started_with_is_refused(
+    place: Path, compiled: Path
+) -> None:
+    data = (compiled / "criu").read_bytes()
+    (place / "criu").write_bytes(data.replace(b"/ld-linux-aarch64.so.1", b"/ld-musl--aarch64.so.1"))
+    with pytest.raises(UsageError, match=r"is not linked against glibc: its loader is .*/ld-musl"):
+        criu_of(f"{place}/criu")
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [

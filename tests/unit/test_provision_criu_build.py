@@ -10,8 +10,8 @@ import pytest
 
 from harness.core.errors import HostError, UsageError
 from harness.parsing.elf_needs import exported_size, needed_libraries
-from harness.provision.criu_build import LOADER, MANIFEST, criu_of, read_build
-from harness.provision.criu_layout import LIBRARIES, PROGRAM
+from harness.provision.criu_build import MANIFEST, criu_of, read_build
+from harness.provision.criu_layout import LIBRARIES, LOADER, PROGRAM
 from harness.provision.criu_source import source_tree
 from harness.provision.toolchain import AARCH64_LINUX, compile_c
 
