@@ -35,8 +35,8 @@ def harness_archive(packages: Provision, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def host_disk(lab: Lab, provision: Provision, packages: Provision, guest_python: Path) -> Path:
     """Return the image of what a host has besides the harness."""
-    base = prepare_base(base_named("debian-13"), provision)
-    return arm_host.host_disk(lab, base, guest_python, packages)
+    bases = [prepare_base(base_named(name), provision) for name in arm_host.BASES]
+    return arm_host.host_disk(lab, bases, guest_python, packages)
 
 
 @pytest.fixture

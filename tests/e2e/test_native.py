@@ -1,44 +1,19 @@
 """`--machine native`: the harness installed inside emulated arm64 machines, which are its host there."""
 
 import contextlib
-import json
 import shlex
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from harness.core.deadline import Deadline
 from harness.guest.container import WORK
 from harness.guest.engine import DockerEngine
 from harness.machines.protocol import check
-from support.arm_host import ON_HOST, SETTINGS, Host
+from support.arm_host import ON_HOST, Host
+from support.native_runs import LONG, RESULTS, rows, soon, state
 
 AWAY = "/var/tmp/away"
-LONG = 600.0  # seconds; emulated, a run takes 72 s of processor time, 16 of them to start Python
-
-
-def soon(what: str, seconds: float = 60) -> Deadline:
-    return Deadline.after(seconds, what)
-
-
-def state(host: Host) -> dict[str, str]:
-    """Return what a native run changes: settings, mounts, containers, images."""
-    look = [f"cat /proc/sys/{name}" for name in SETTINGS]
-    script = "\n".join([*look, f"ls -d {WORK}", f"grep -c {WORK} /proc/mounts", "ls -a /tmp"])
-    found = host.machine.run(["bash", "-c", script], soon("settings")).text.splitlines()
-    with contextlib.closing(DockerEngine(host.machine)) as engine:
-        client = engine.client
-        return {
-            "settings": " ".join(found),
-            "containers": " ".join(sorted(str(one.name) for one in client.containers.list(all=True))),
-            "images": " ".join(sorted(f"{one.id} {one.tags}" for one in client.images.list(all=True))),
-        }
-
-
-def rows(host: Host, results: str) -> list[dict[str, Any]]:
-    text = host.machine.read_file(f"{results}/results.jsonl", soon("the results"))
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def killed_in_the_middle(host: Host) -> None:
@@ -73,9 +48,9 @@ def test_appears_and_disappears_on_a_host_where_a_run_was_killed(host: Host) -> 
     assert all(left[name] != before[name] for name in before)
     assert f"|{WORK}/core-handler" in left["settings"]
 
-    result = host.run("repro --machine native --base debian-13 --results /var/tmp/results", LONG)
+    result = host.run(f"repro --machine native --base debian-13 --results {RESULTS}", LONG)
     assert result.returncode == 0, result.error_text
-    stock, module = rows(host, "/var/tmp/results")
+    stock, module = rows(host)
     assert (stock["criu_dump"], stock["cpu"], stock["kernel"]) == ("3.17.1", "neoverse-v1", "6.1")
     assert stock["qemu"] is None
     assert (stock["module"], stock["outcome"], stock["signal"]) == ("none", "signed_pc_fault", "SIGSEGV")
@@ -86,10 +61,10 @@ def test_appears_and_disappears_on_a_host_where_a_run_was_killed(host: Host) -> 
 @pytest.mark.machine(kernel="6.12", cpu="neoverse-n2", criu=["4.2.1-nopac", "4.2.1"])
 def test_a_host_with_fpac_and_a_new_kernel_is_chosen_and_gets_a_pair_that_shows_it(host: Host) -> None:
     before = state(host)
-    result = host.run("repro --base debian-13 --results /var/tmp/results", LONG)
+    result = host.run(f"repro --base debian-13 --results {RESULTS}", LONG)
     assert result.returncode == 0, result.error_text
     assert "3.17.1 cannot read the vDSO of this kernel (6.12, 6.11 or later)" in result.error_text
-    stock, module, native = rows(host, "/var/tmp/results")
+    stock, module, native = rows(host)
     assert (stock["criu_dump"], stock["cpu"], stock["kernel"]) == ("4.2.1-nopac", "neoverse-n2", "6.12")
     assert (stock["module"], stock["outcome"], stock["signal"]) == ("none", "fpac_fault", "SIGILL")
     assert (module["module"], module["outcome"], module["keys_equal"]) == ("plugin", "survived", True)
@@ -99,7 +74,7 @@ def test_a_host_with_fpac_and_a_new_kernel_is_chosen_and_gets_a_pair_that_shows_
 
 @pytest.mark.machine(kernel="6.1", cpu="neoverse-n1", criu=["3.17.1"])
 def test_a_host_without_pac_proves_nothing(host: Host) -> None:
-    result = host.run("repro --machine native --base debian-13 --results /var/tmp/results", LONG)
+    result = host.run(f"repro --machine native --base debian-13 --results {RESULTS}", LONG)
     assert result.returncode == 3
     assert result.error_text.splitlines()[-1].startswith(
         "criu-pac: error: neither the bug nor its cure can be shown here: kernel and CPU of this host"
@@ -120,9 +95,9 @@ def test_a_checkpoint_goes_from_one_host_to_another(new_host: Callable[[], Host]
     unpack = ["bash", "-c", "mkdir -p /var/tmp && tar -xzf - -C /var/tmp"]
     check(second.machine, unpack, soon("a copy"), stdin=archive)
     before = state(second)
-    restored = second.run(f"restore --from {AWAY} --results /var/tmp/results", LONG)
+    restored = second.run(f"restore --from {AWAY} --results {RESULTS}", LONG)
     assert restored.returncode == 0, restored.error_text
-    (row,) = rows(second, "/var/tmp/results")
+    (row,) = rows(second)
     assert (row["outcome"], row["keys_equal"], row["criu_dump"]) == ("survived", True, "3.17.1")
     assert row["premises"]["source_pac"] == {"declared": True, "observed": True}
     assert row["ticks_after"] > row["ticks_before"] > 0

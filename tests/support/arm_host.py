@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from harness.scenario.lab import Lab, MachineKind
 
 CHECKOUT = Path(__file__).parents[2]
 BUILDS = ("3.17.1", "4.1.1", "4.2.1")  # of CRIU, in the disk
+BASES = ("debian-13", "debian-12")  # likewise
 # Not imported by the commands that tests run there; the compiler is only asked for its version.
-NOT_NEEDED = ("ziglang", "pytest", "allure")
+NOT_NEEDED = ("ziglang", "pytest-xdist")
 _TRIXIE = (Suite(name="trixie"),)
 _COMPILER = PackageGroup(
     name="python-of-the-host",
@@ -175,10 +176,10 @@ def _compile(directory: Path, packages: Provision) -> None:
     subprocess.run([*words, str(directory)], env=environment, timeout=300, check=False)
 
 
-def host_disk(lab: Lab, base: PreparedBase, python: Path, packages: Provision) -> Path:
-    """Return an image with Python, a client of the engine, and a cache for BUILDS and ``base``."""
+def host_disk(lab: Lab, bases: Sequence[PreparedBase], python: Path, packages: Provision) -> Path:
+    """Return an image with Python, a client of the engine, and a cache for BUILDS and ``bases``."""
     client = bundle(_CLIENT.name, packages)
-    return make_disk(lab.provision, python, _artifacts(lab, base), {"bin/docker": client.program("docker")})
+    return make_disk(lab.provision, python, _artifacts(lab, bases), {"bin/docker": client.program("docker")})
 
 
 def make_disk(
@@ -203,10 +204,11 @@ def make_disk(
     return provision.cache.artifact("test-disk", key, build) / "erofs"
 
 
-def _artifacts(lab: Lab, base: PreparedBase) -> Iterator[Path]:
+def _artifacts(lab: Lab, bases: Sequence[PreparedBase]) -> Iterator[Path]:
     """Yield the parts of the cache that a run on the host needs of it."""
     paths = [part.path for part in lab.tools(CRIU_BUILDS[name] for name in BUILDS)]
-    paths += [base.image_archive, *([base.python_layer] if base.python_layer else [])]
+    for base in bases:
+        paths += [base.image_archive, *([base.python_layer] if base.python_layer else [])]
     compiled = [one for one in map(load_workload, available_workloads()) if one.language == "c"]
     paths += [lab._compiled(one) for one in compiled]
     root = lab.provision.cache.root / "artifacts"
