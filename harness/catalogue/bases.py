@@ -12,10 +12,12 @@ from harness.catalogue.names import named
 class Base:
     """One container base.
 
-    ``protected`` says whether its interpreter and its libc are built with branch protection;
-    ``image`` is its reference in a registry; ``base_group`` and ``python_group`` are its groups
-    in the package lock, and ``packages`` what workloads can ask for besides; ``interpreter`` is a
-    path inside it. A base brought by the user has ``tar`` and neither image nor groups.
+    ``protected`` says whether its interpreter and its libc are built with branch protection,
+    ``droppable_random`` whether its libc keeps the state of getrandom in memory that the kernel may
+    drop (glibc 2.41); ``image`` is its reference in a registry; ``base_group`` and ``python_group``
+    are its groups in the package lock, and ``packages`` what workloads can ask for besides;
+    ``interpreter`` is a path inside it. A base brought by the user has ``tar`` and neither image
+    nor groups.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Base:
     image: str | None
     base_group: str | None
     python_group: str | None
+    droppable_random: bool = False
     packages: tuple[str, ...] = ()
     interpreter: str = "/usr/bin/python3"
     tar: PurePath | None = None
@@ -54,6 +57,7 @@ BASES: Mapping[str, Base] = MappingProxyType(
             image="debian:13",
             base_group="base-debian-13",
             python_group="python-debian-13",
+            droppable_random=True,
             packages=("redis",),
         ),
         "ubuntu-20.04": Base(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.catalogue.outcome import Outcome
+from harness.catalogue.prediction import predict
 from harness.catalogue.scenario import Scenario
 
 
@@ -30,6 +31,11 @@ _VDSO_WITHOUT_DT_HASH = (6, 11)
 # Kernel commit 201698626fbc ("arm64: Introduce prctl(PR_PAC_{SET,GET}_ENABLED_KEYS)").
 _ENABLED_KEYS_REGSET = (5, 13)
 _LAST_WITH_OLD_AUXV = "3.17.1"
+# 4.2.1 maps it again as what it was, 4.1.1 as other memory, which works; seen, with 6.12 and 6.1.
+_KEEPS_DROPPABLE = (4, 2)
+# Kernel commits 9651fcedf7b9 ("mm: add MAP_DROPPABLE for designating always lazily freeable mappings") and
+# 712676ea2bb3 ("arm64: vDSO: Wire up getrandom() vDSO implementation").
+_MAP_DROPPABLE, _VDSO_GETRANDOM = (6, 11), (6, 12)
 
 
 def _vdso_at_dump(scenario: Scenario) -> bool:
@@ -57,6 +63,26 @@ def _image_too_new(scenario: Scenario) -> bool:
     )
 
 
+def _droppable_memory(scenario: Scenario) -> bool:
+    """Whether the image has memory of a kind that the kernel of the target cannot map.
+
+    glibc takes it for the state of getrandom, which Python calls when it starts.
+    """
+    dumped_by = tuple(int(part) for part in scenario.criu_dump.version.split(".")[:2])
+    return (
+        dumped_by >= _KEEPS_DROPPABLE
+        and scenario.source.kernel.version >= _VDSO_GETRANDOM
+        and scenario.target.kernel.version < _MAP_DROPPABLE
+        and scenario.base.droppable_random
+        and scenario.workload.language == "python"
+    )
+
+
+def _not_mapped(scenario: Scenario) -> bool:
+    refused = predict(scenario).outcome is Outcome.RESTORE_REFUSED and scenario.module.loaded
+    return _droppable_memory(scenario) and not refused and not _image_too_new(scenario)
+
+
 def _keys_in_image(scenario: Scenario) -> bool:
     """Whether CRIU's own images hold keys that CRIU will set; the key module may refuse them first."""
     refused = scenario.module.loaded and not scenario.source.same_codes(scenario.target)
@@ -66,6 +92,7 @@ def _keys_in_image(scenario: Scenario) -> bool:
         and scenario.criu_restore.native_keys
         and not _no_enabled_keys_regset(scenario)
         and not refused
+        and not _droppable_memory(scenario)  # that fails before any key is set
     )
 
 
@@ -125,6 +152,15 @@ KNOWN_ISSUES: tuple[KnownIssue, ...] = (
         outcome=Outcome.RESTORE_REFUSED,
         since="images of CRIU 4",
         until=None,
+    ),
+    KnownIssue(
+        id="droppable-memory",
+        title="a kernel without MAP_DROPPABLE cannot map the memory where glibc 2.41 has its random state",
+        url=None,
+        matches=_not_mapped,
+        outcome=Outcome.RESTORE_REFUSED,
+        since="CRIU 4.2, in images from kernel 6.12",
+        until="kernel 6.11",
     ),
     KnownIssue(
         id="criu-2709",

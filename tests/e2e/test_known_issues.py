@@ -25,6 +25,7 @@ def shown(issue: str, *, cpu: str = "neoverse-v1", kernel: str, criu: list[str])
 CASES = [
     shown("vdso-dt-hash", kernel="6.12", criu=["4.2.1", "3.17.1"]),
     shown("vdso-dt-hash-restore", kernel="6.1:6.12", criu=["3.17.1"]),
+    shown("droppable-memory", kernel="6.12:6.1", criu=["4.2.1"]),
     shown("key-mask-regset", kernel="5.10", criu=["4.2.1"]),
     shown("image-too-new", kernel="6.1", criu=["3.17.1", "4.2.1"]),
     shown("per-thread-keys-fpac", cpu="neoverse-n2", kernel="6.12", criu=["4.2.1"]),
