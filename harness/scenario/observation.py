@@ -16,6 +16,10 @@ from harness.parsing.pac import chance, pac_bits, width
 from harness.scenario.hang import HangEnd
 from harness.scenario.result import Registers
 
+# include/uapi/asm-generic/siginfo.h; arch/arm64/kernel/traps.c gives it for FPAC and nothing else,
+# ILL_ILLOPC for undefined instructions.
+_ILL_ILLOPN = 2
+
 
 @dataclass(slots=True, kw_only=True)
 class Observation:
@@ -244,7 +248,7 @@ def _death(seen: Observation) -> tuple[Outcome, str]:
     if not seen.in_own_code:
         why = f"the restored task died of {seen.signal} outside the code it was dumped with: {where}"
         return Outcome.CRASHED_OTHER, why
-    if seen.signal == "SIGILL" and seen.fault is not None and seen.fault.is_fpac:
+    if seen.signal == "SIGILL" and _trapped(seen):
         return Outcome.FPAC_FAULT, f"authentication failed and trapped (FPAC) in the restored task: {where}"
     # Between its prologue and its first call a healthy function has a signed LR as well: there
     # the fetch itself has to have failed.
@@ -255,6 +259,16 @@ def _death(seen: Observation) -> tuple[Outcome, str]:
         register = (registers.pac_register or "").upper()
         return Outcome.SIGNED_PC_FAULT, f"SIGSEGV with PAC bits left in {register}: {where}"
     return Outcome.CRASHED_OTHER, f"the restored task died of {seen.signal}: {where}"
+
+
+def _trapped(seen: Observation) -> bool:
+    """Return whether a failed authentication itself raised the signal, by siginfo or the kernel's log.
+
+    Threads that die together tear each other's lines in the log; a core has one siginfo.
+    """
+    info = seen.core.siginfo if seen.core else None
+    told = info is not None and info.code == _ILL_ILLOPN and info.addr == seen.registers().pc
+    return told or (seen.fault is not None and seen.fault.is_fpac)
 
 
 def _loss(seen: Observation) -> tuple[Outcome, str] | None:

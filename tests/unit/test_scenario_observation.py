@@ -200,6 +200,23 @@ def test_a_dirty_lr_is_enough_where_the_fetch_failed() -> None:
     assert decide(survivor(**{**SIGNED_DEATH, "core": fetched}, restored=None))[0] is Outcome.SIGNED_PC_FAULT
 
 
+@pytest.mark.parametrize(
+    ("code", "addr", "outcome"),
+    [
+        (2, CLEAN, Outcome.FPAC_FAULT),
+        (1, CLEAN, Outcome.CRASHED_OTHER),  # an undefined instruction
+        (2, DIRTY, Outcome.CRASHED_OTHER),
+    ],
+)
+def test_siginfo_tells_a_trap_of_a_thread_whose_lines_in_the_log_are_torn(
+    code: int, addr: int, outcome: Outcome
+) -> None:
+    signal = Signal(signo=SIGILL, code=code, addr=addr)
+    dead = dataclasses.replace(core(pc=CLEAN, lr=DIRTY), signal=SIGILL, siginfo=signal)
+    seen = survivor(**{**FPAC_DEATH, "core": dead, "fault": None}, restored=None)
+    assert decide(seen)[0] is outcome
+
+
 def test_a_fault_of_crius_restorer_is_not_the_tasks() -> None:
     dead = core(pc=DIRTY, lr=DIRTY)
     thread = dataclasses.replace(dead.threads[0], pc_mapping="10000-30000 r-xp 0 00:00 0", lr_mapping=None)
