@@ -93,13 +93,7 @@ class Guest:
         """
         place = replace(ON_HOST, cache=f"/tmp/cache-{user}") if user else ON_HOST
         argv = ["setpriv", f"--reuid={user}", "--clear-groups", *place.interpreter("-c", DRIVER)]
-        asked = [
-            {
-                "words": list(words),
-                "path": ":".join([*([self.criu.get(first, first)] if first else []), PATH]),
-            }
-            for first, words in calls
-        ]
+        asked = [{"words": list(words), "path": self._path(first)} for first, words in calls]
         limit = Deadline.after(300, "criu-pac doctor in the machine")
         result = self.machine.run(argv, limit, stdin=json.dumps(asked).encode())
         assert result.returncode == 0, result.error_text

@@ -266,6 +266,11 @@ def test_which_known_issue_applies(
         assert found.outcome is not predict(scenario).outcome or found.id == "image-too-new"
 
 
+def test_a_build_that_does_not_say_its_version_is_predicted_all_the_same() -> None:
+    mine = dataclasses.replace(CRIU_BUILDS["4.2.1"], name="mine", version="unknown")
+    assert known_issue(cell("neoverse-v1", kernel="6.12:6.1", criu=(mine, mine))) is None
+
+
 def test_auth_is_disabled_only_for_images_without_signatures() -> None:
     for cpu in ("neoverse-v1", "neoverse-n1", V1_TO_N1, "max-qarma5:max"):
         plain, policy = cell(cpu, module=PLUGIN), cell(cpu, module=KeyModule.PLUGIN_DISABLE_AUTH)
